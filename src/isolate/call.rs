@@ -1,11 +1,13 @@
 //! The parent's side of one call: it is sent to a child, watched, and ends in an outcome.
 
+use std::fmt;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use super::child_output::ChildOutput;
+use super::log_values::Received;
 use super::process::{Chunk, LINGER, Process, Program};
 use super::protocol::{
     Call, Ended, Inbox, LONGEST_VALUE, Order, Target, ToChild, ToParent, VARIABLE, frame, is_child, plain_error,
@@ -338,7 +340,9 @@ impl<'c> Calling<'c> {
     fn handle_report(&mut self, report: ToParent, value: Vec<u8>) {
         match report {
             ToParent::Begun => self.process.has_begun = true,
-            ToParent::Log { level, target, message } => relay(&level, &target, &message),
+            ToParent::Log { level, target, message, values, location } => {
+                relay(&level, &target, format_args!("{message}"), &Received(values), location.as_ref());
+            }
             ToParent::Progress { done, total, message } => {
                 self.task.progress(done, total);
                 self.task.message(message);
@@ -464,10 +468,16 @@ impl<'c> Calling<'c> {
     }
 }
 
-/// Logs a record of the child.
-fn relay(level: &str, target: &str, message: &str) {
+/// Logs a record of the child, on the thread of the task, so that the logger adds its request and job.
+fn relay(level: &str, target: &str, message: fmt::Arguments<'_>, values: &Received, at: Option<&(String, u32)>) {
     let level = level.parse().unwrap_or(log::Level::Error);
-    log::log!(target: target, level, "{message}");
+    if !log::log_enabled!(target: target, level) {
+        return;
+    }
+    let mut record = log::Record::builder();
+    record.level(level).target(target).args(message).key_values(values);
+    record.file(at.map(|(file, _)| file.as_str())).line(at.map(|(_, line)| *line));
+    log::logger().log(&record.build());
 }
 
 fn log_line(target: Target, label: &str, line: &str) {

@@ -412,7 +412,7 @@ impl Log for Relay {
     }
 
     fn log(&self, record: &Record<'_>) {
-        self.0.send(&ToParent::log(record.level(), record.target(), &record.args().to_string()));
+        self.0.send(&ToParent::log(record));
     }
 
     fn flush(&self) {}

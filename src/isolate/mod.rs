@@ -27,6 +27,7 @@ mod function;
 mod hygiene;
 #[cfg(unix)]
 mod limits;
+mod log_values;
 #[cfg(unix)]
 mod pool;
 #[cfg(unix)]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::log_values::{self, Pairs};
 use crate::background::failure::{Failure, Outcome};
 use crate::background::lineage::LineageTexts;
 use crate::bounds;
@@ -132,6 +133,9 @@ pub(super) enum ToParent {
         level: String,
         target: String,
         message: String,
+        values: Pairs,
+        /// The file and the line of the call that logs.
+        location: Option<(String, u32)>,
     },
     Progress {
         done: u64,
@@ -160,8 +164,14 @@ pub(super) enum Ended {
 }
 
 impl ToParent {
-    pub(super) fn log(level: log::Level, target: &str, message: &str) -> ToParent {
-        ToParent::Log { level: level.to_string(), target: text(target), message: text(message) }
+    pub(super) fn log(record: &log::Record<'_>) -> ToParent {
+        ToParent::Log {
+            level: record.level().to_string(),
+            target: text(record.target()),
+            message: text(&record.args().to_string()),
+            values: log_values::pairs(record.key_values()),
+            location: record.file().zip(record.line()).map(|(file, line)| (text(file), line)),
+        }
     }
 
     pub(super) fn progress(done: u64, total: u64, message: &str) -> ToParent {
@@ -382,7 +392,10 @@ mod tests {
         };
         let (ended, _) = Ended::of(Err(Failure::Panic(panic)));
         assert!(frame(&ToParent::Ended { ended, spent: None }, b"").is_ok());
-        assert!(frame(&ToParent::log(log::Level::Info, &worst, &worst), b"").is_ok());
+        let values = vec![(worst.as_str(), worst.as_str()); 100];
+        let mut record = log::Record::builder();
+        record.target(&worst).file(Some(&worst)).line(Some(1)).key_values(&values);
+        assert!(frame(&ToParent::log(&record.args(format_args!("{worst}")).build()), b"").is_ok());
     }
 
     #[test]

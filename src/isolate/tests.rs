@@ -94,7 +94,7 @@ fn dispatch(call: &Call, input: &str, task: &TaskContext) -> Outcome<()> {
 }
 
 fn tell(input: &str, task: &TaskContext) -> Outcome<()> {
-    log::info!(target: "shop::till", "counting «{input}»");
+    log::info!(target: "shop::till", coins = 17, of = input; "counting «{input}»");
     log::debug!(target: "shop::till", "nobody wants to know");
     assert_eq!(log::max_level(), log::LevelFilter::Info, "nor is it sent");
     task.progress(2, 3);
@@ -332,6 +332,9 @@ impl log::Log for RecordingLog {
     fn log(&self, record: &log::Record<'_>) {
         if record.target().starts_with("shop") || ["aside::jobs", "aside::isolate"].contains(&record.target()) {
             let line = format!("{} {}: {}", record.level(), record.target(), record.args());
+            let values = record.key_values();
+            let coins = values.get("coins".into()).map_or(String::new(), |coins| format!(", {coins} coins"));
+            let line = line + &coins;
             if let Some((_, pid)) = line.split_once("wait for the end of ") {
                 wait_for_the_end(pid.parse().unwrap());
             }
@@ -363,7 +366,7 @@ fn a_job_runs_in_a_child_and_its_log_and_progress_reach_the_parent() {
     handle.join().unwrap();
     let progress = info.progress();
     assert_eq!((progress.done, progress.total, progress.message.as_str()), (2, 3, "готово 🎉 воробьи 🐦\0"));
-    assert_eq!(logged("counting"), ["INFO shop::till: counting «воробьи 🐦\0»"]);
+    assert_eq!(logged("counting"), ["INFO shop::till: counting «воробьи 🐦\0», 17 coins"]);
     assert_eq!(logged("attempt 3 of"), ["WARN shop::till: attempt 3 of tell-job from /orders"]);
     assert_eq!(logged("nobody wants"), [""; 0]);
     let printed = logged("INFO aside::jobs: Isolated job tell-job (job 17, attempt 3) printed: ");

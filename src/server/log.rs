@@ -435,6 +435,34 @@ mod tests {
     }
 
     #[test]
+    fn the_values_of_the_application_follow_its_message_and_those_of_the_framework_do_not() {
+        let text = |module: &'static str, message: fmt::Arguments<'_>| {
+            let values: [(&str, Value<'_>); 2] = [("user", 17.into()), ("name", "Ada\nLovelace".into())];
+            let mut record = Record::builder();
+            record.target("shop").level(Level::Info).module_path_static(Some(module)).key_values(&values);
+            let mut out = Vec::new();
+            write_line(&mut out, &record.args(message).build(), Style::Plain).unwrap();
+            String::from_utf8(out).unwrap().split_once("INFO ").unwrap().1.to_owned()
+        };
+        assert_eq!(text("shop::orders", format_args!("an order")), "shop: an order user=17 name=Ada\\nLovelace\n");
+        assert_eq!(text("aside::app", format_args!("an order")), "shop: an order\n");
+    }
+
+    #[test]
+    fn a_display_that_panics_ends_its_line_and_not_the_caller() {
+        struct Panicking;
+        impl Display for Panicking {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("half")?;
+                panic!("no\nmore")
+            }
+        }
+        let line = line(format_args!("{Panicking}"));
+        assert!(line.contains(" aside::test: half (a Display panicked: no\\nmore"), "{line}");
+        assert!(line.ends_with(")\n"), "{line}");
+    }
+
+    #[test]
     fn a_logged_value_may_log_something_itself() {
         let line = line(format_args!("{Logging}"));
         assert_eq!(line.matches("] INFO aside::test: ").count(), 2, "{line}");
