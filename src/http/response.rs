@@ -208,7 +208,7 @@ impl Response {
     }
 
     /// Marks the response as a file that belongs to pages.
-    pub(crate) fn as_asset(self) -> Response {
+    pub(crate) fn marked_as_asset(self) -> Response {
         Response { is_asset: true, ..self }
     }
 

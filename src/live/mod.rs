@@ -311,7 +311,7 @@ static SCRIPT_URL: LazyLock<String> = LazyLock::new(|| format!("{SCRIPT_PATH}?v=
 /// Returns the script. Its content never changes under the URL that a page uses.
 pub(crate) fn script(req: &mut Request) -> Response {
     let keep = if req.target() == *SCRIPT_URL { "public, max-age=31536000, immutable" } else { "no-cache" };
-    Response::bytes("text/javascript; charset=utf-8", SCRIPT.as_bytes()).as_asset().header("Cache-Control", keep)
+    Response::bytes("text/javascript; charset=utf-8", SCRIPT.as_bytes()).marked_as_asset().header("Cache-Control", keep)
 }
 
 /// The built-in template for the progress of a task.

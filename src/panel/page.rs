@@ -118,7 +118,7 @@ pub(super) fn private(response: Response) -> Response {
 
 /// Returns the style sheet. A browser caches it for a year, under an address that changes with it.
 pub(super) fn style_sheet(_req: &mut Request) -> Result<Response> {
-    let response = Response::bytes("text/css; charset=utf-8", STYLE.as_bytes()).as_asset();
+    let response = Response::bytes("text/css; charset=utf-8", STYLE.as_bytes()).marked_as_asset();
     Ok(response.header("Cache-Control", "private, max-age=31536000, immutable"))
 }
 

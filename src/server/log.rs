@@ -180,7 +180,7 @@ const RESET: &str = "\x1b[0m";
 fn write_line(out: &mut Vec<u8>, record: &Record<'_>, style: Style) -> io::Result<()> {
     if style == Style::Json {
         let now = SystemTime::now();
-        log_json::write(out, &json_time(now), record);
+        log_json::write(out, json_time(now), record);
         return Ok(());
     }
     let mut put_time = |time: &str| write!(out, "[{time}] ");

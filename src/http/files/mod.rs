@@ -53,7 +53,7 @@ impl StaticFiles {
         let cache = self.caching(req, rest, &original);
         let file = self.precompressed(req, rest, original);
         let public_version = file.is_settled().then(|| version(&path.to_string_lossy(), &file.validators.etag));
-        let mut response = file.respond(req, cache)?.as_asset();
+        let mut response = file.respond(req, cache)?.marked_as_asset();
         response.public_version = public_version;
         Ok(response)
     }
