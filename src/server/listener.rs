@@ -4,12 +4,14 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 #[cfg(unix)]
+use std::os::fd::OwnedFd;
+#[cfg(unix)]
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 #[cfg(target_os = "linux")]
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Type};
+use socket2::{Domain, Protocol, SockRef, Type};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -98,6 +100,33 @@ impl Listener {
         })?;
         // The file belongs to the service manager.
         Ok(unix.map(|listener| Listener { socket: Socket::Unix(listener, None), is_handed_over: true }))
+    }
+
+    /// Returns the socket that a former process of this site has handed over.
+    ///
+    /// # Errors
+    /// An error if it is not a listening socket.
+    #[cfg(unix)]
+    pub(super) fn received(socket: OwnedFd, is_of_service_manager: bool) -> Result<Listener> {
+        let address = SockRef::from(&socket).local_addr()?;
+        if address.is_unix() {
+            let file = address.as_pathname().map(PathBuf::from).filter(|_| !is_of_service_manager);
+            let socket = Socket::Unix(UnixListener::from(socket), file);
+            return Ok(Listener { socket, is_handed_over: is_of_service_manager });
+        }
+        Ok(Listener { socket: Socket::Tcp(TcpListener::from(socket)), is_handed_over: is_of_service_manager })
+    }
+
+    /// Returns a duplicate of the socket, for the next process.
+    ///
+    /// # Errors
+    /// An error if the operating system refuses it.
+    #[cfg(unix)]
+    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.try_clone().map(OwnedFd::from),
+            Socket::Unix(listener, _) => listener.try_clone().map(OwnedFd::from),
+        }
     }
 
     #[cfg(not(unix))]

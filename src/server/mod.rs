@@ -27,6 +27,11 @@ mod listener;
 pub(crate) mod log;
 mod log_json;
 mod log_writer;
+mod process;
+#[cfg(unix)]
+mod restart;
+#[cfg(unix)]
+mod service_manager;
 mod signals;
 pub(crate) mod socket;
 mod stream_threads;
@@ -42,12 +47,14 @@ use std::time::{Duration, Instant};
 
 use self::clients::{Bound, Clients, Held};
 use self::listener::{Address, Listener};
-use self::signals::Signals;
+use self::process::{End, Process};
+#[cfg(unix)]
+use self::restart::{Former, Handover};
 use self::tiny_http::TinyHttp;
 use self::worker_pool::WorkerPool;
 use crate::app::App;
 use crate::app::service::Service;
-use crate::config::{self, ServerKind};
+use crate::config::ServerKind;
 use crate::deadline;
 use crate::error::{Error, Result};
 use crate::failures::reporter::Reporter;
@@ -106,8 +113,16 @@ pub(crate) trait Transport: Send + Sync + 'static {
         None
     }
 
-    /// Stops accepting connections.
-    fn close(&self);
+    /// Stops accepting connections, without effect on another process that listens on the same socket, and without the effects of
+    /// a shutdown.
+    fn release_listener(&self);
+
+    /// Accepts connections again.
+    fn take_listener_back(self: &Arc<Self>, state: &Arc<ServerState>);
+
+    /// Stops accepting connections. `hands_over` is true if another process serves on the same socket: the connections in its
+    /// queue are left to that process, and the open ones are served until their next response.
+    fn close(&self, hands_over: bool);
 
     /// Closes the remaining connections.
     fn hang_up(&self);
@@ -261,8 +276,18 @@ impl App {
     /// are answered, live pages end. Tasks have `ASIDE_GRACE` (25 s) to end; then they are cancelled and have 2 s more.
     /// Tasks that still run are named in the log. A second of these signals ends the process at once, with the exit status
     /// 128 plus the signal's number. Within a second of the first it counts as the same signal, since wrappers signal both
-    /// a process and its group. SIGQUIT ends the process at once. SIGUSR1 and SIGUSR2 only log a line. SIGHUP stays ignored
+    /// a process and its group. SIGQUIT ends the process at once. SIGUSR1 only logs a line. SIGHUP stays ignored
     /// if it was ignored at start (`nohup`).
+    ///
+    /// SIGUSR2 restarts the site without loss (Unix): this process starts its program again, from the same path, with the same
+    /// arguments and variables, and with the listening socket as well. When the new process serves, this one stops as above; until
+    /// then both serve. If the new process ends before it serves, or takes more than two minutes, this one continues, and the log
+    /// says why. An open connection is served until its next response, which closes it, for `ASIDE_GRACE` at most; then tasks have
+    /// `ASIDE_GRACE`. Process 1 of a container, and [`work`](App::work), ignore SIGUSR2. What is in memory is lost: cached
+    /// values, the state of live pages, jobs in memory, and, with `ASIDE_STORE=memory:`, which sessions have ended.
+    ///
+    /// The service manager is notified if it sets `NOTIFY_SOCKET` (systemd's `Type=notify`): of the start, of the stop, and of the
+    /// new main process.
     ///
     /// A socket from the service manager (systemd's socket activation, `LISTEN_FDS`) takes the place of `ASIDE_ADDR`: a
     /// client that connects during a restart waits for the next process, and the process itself needs no permission to
@@ -279,14 +304,15 @@ impl App {
     /// An error if a setting or a route is invalid, or the address is in use.
     pub fn run(self) -> Result<()> {
         let start = |app: App| {
-            let server = app.start_on(Listener::handed_over()?)?;
+            let (listener, former) = listener_of_another_process()?;
+            let server = app.start_on(listener, former)?;
             let address = server.address();
             let banner = server.service().banner(&address, server.kind);
             ::log::info!(target: "aside::server", address = address.as_str(); "{banner}");
             ::log::debug!(target: "aside::server", "RUST_LOG selects what is logged, for example RUST_LOG=info,aside::access=warn");
             Ok(server)
         };
-        self.run_until_signal(start, Server::stop_because)
+        self.run_until_signal(start)
     }
 
     /// Runs the application's jobs until a signal stops the process, and serves no pages: for a worker process beside the
@@ -316,27 +342,7 @@ impl App {
     /// An error if the application has no jobs, a setting is invalid, or the job store cannot be reached.
     #[cfg(feature = "jobs")]
     pub fn work(self) -> Result<()> {
-        self.run_until_signal(Worker::start, Worker::stop)
-    }
-
-    /// Starts what the process runs, waits for a signal, and stops it. A process that runs an isolated function serves its
-    /// parent instead.
-    fn run_until_signal<R>(
-        self,
-        start: impl FnOnce(App) -> Result<R>,
-        stop: impl FnOnce(R, &'static str),
-    ) -> Result<()> {
-        let app = self.serve_parent_in_child()?;
-        log::init(app.log_format());
-        config::warn_of_misspelled_variables();
-        let signals = Signals::watch()?;
-        let ran = start(app.keep_secret()).map(|running| stop(running, signals.wait()));
-        if let Err(error) = &ran {
-            log::log_start_error(error);
-        }
-        // An error of the start ends the process too.
-        log::flush();
-        ran
+        self.run_until_signal(Worker::start)
     }
 
     /// Serves the site in the background of this process, until the returned handle is stopped or dropped.
@@ -359,17 +365,30 @@ impl App {
     /// # Errors
     /// As [`run`](App::run).
     pub fn start(self) -> Result<Server> {
-        self.start_on(None)
+        self.start_on(None, None)
     }
 
-    fn start_on(self, listener: Option<Listener>) -> Result<Server> {
+    /// Starts the server, on the listening socket of a former process or of the service manager if there is one.
+    fn start_on(self, listener: Option<Listener>, former: Option<Former>) -> Result<Server> {
         let service = self.with_panel().build()?;
         service.serve_parent_if_asked();
         prepare(&service);
         let listener = listener.map_or_else(|| Listener::on(service.config()), Ok)?;
         let addr = listener.address()?;
+        #[cfg(unix)]
+        let handover = Handover { socket: listener.duplicate()?, is_of_service_manager: listener.is_handed_over };
+        #[cfg(unix)]
+        let former = former.inspect(|former| former.wait_for_release());
         let (kind, running) = start_transport(listener, service)?;
-        Ok(Server { addr, kind, running: Some(running) })
+        #[cfg(unix)]
+        former.into_iter().for_each(Former::hand_over);
+        Ok(Server {
+            addr,
+            kind,
+            running: Some(running),
+            #[cfg(unix)]
+            handover,
+        })
     }
 }
 
@@ -392,10 +411,27 @@ impl Worker {
         ::log::info!(target: "aside::server", "aside works on the jobs in {kept}");
         Ok(Worker { service, jobs })
     }
+}
 
-    fn stop(self, why: &str) {
+#[cfg(feature = "jobs")]
+impl Process for Worker {
+    #[cfg(unix)]
+    fn handover(&self) -> Option<&Handover> {
+        None
+    }
+
+    #[cfg(unix)]
+    fn warn_before_restart(&self) {}
+
+    #[cfg(unix)]
+    fn release_listener(&self) {}
+
+    #[cfg(unix)]
+    fn take_listener_back(&self) {}
+
+    fn stop(self, end: End) {
         let grace = self.service.config().grace;
-        ::log::info!(target: "aside::server", "Stopping on {why}: jobs have {}.", span(grace));
+        ::log::info!(target: "aside::server", "{end}: jobs have {}.", span(grace));
         self.jobs.iter().for_each(|jobs| jobs.stop_claiming());
         drain_tasks(&self.service, self.jobs.as_deref(), deadline::after(grace));
     }
@@ -409,13 +445,19 @@ pub struct Server {
     addr: Address,
     kind: ServerKind,
     running: Option<Box<dyn Run>>,
+    #[cfg(unix)]
+    handover: Handover,
 }
 
 /// A running server over any transport.
 trait Run: Send + Sync {
     fn service(&self) -> &Service;
 
-    fn stop(self: Box<Self>, why: &str);
+    fn release_listener(&self);
+
+    fn take_listener_back(&self);
+
+    fn stop(self: Box<Self>, end: End);
 }
 
 struct Running<T: Transport> {
@@ -445,13 +487,7 @@ impl Server {
     /// Shuts the server down gracefully: accepts no new connections, answers the requests in flight, and waits for tasks, all
     /// within `ASIDE_GRACE`.
     pub fn stop(self) {
-        self.stop_because("request");
-    }
-
-    fn stop_because(mut self, why: &str) {
-        if let Some(running) = self.running.take() {
-            running.stop(why);
-        }
+        Process::stop(self, End::Told("request"));
     }
 
     fn service(&self) -> &Service {
@@ -460,10 +496,44 @@ impl Server {
     }
 }
 
+impl Process for Server {
+    #[cfg(unix)]
+    fn handover(&self) -> Option<&Handover> {
+        Some(&self.handover)
+    }
+
+    #[cfg(unix)]
+    fn warn_before_restart(&self) {
+        let service = self.service();
+        if service.config().store.as_deref().is_none_or(|store| store == "memory:") {
+            ::log::warn!(target: "aside::server", "ASIDE_STORE is `memory:`: the new process does not know which sessions have ended, such as by a logout; use sqlite:PATH");
+        }
+        if service.scope().get::<Jobs>().is_some_and(|jobs| !jobs.is_durable()) {
+            ::log::warn!(target: "aside::server", "The jobs are in memory: those that do not end within ASIDE_GRACE are lost");
+        }
+    }
+
+    #[cfg(unix)]
+    fn release_listener(&self) {
+        self.running.iter().for_each(|running| running.release_listener());
+    }
+
+    #[cfg(unix)]
+    fn take_listener_back(&self) {
+        self.running.iter().for_each(|running| running.take_listener_back());
+    }
+
+    fn stop(mut self, end: End) {
+        if let Some(running) = self.running.take() {
+            running.stop(end);
+        }
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         if let Some(running) = self.running.take() {
-            running.stop("drop");
+            running.stop(End::Told("drop"));
         }
     }
 }
@@ -488,15 +558,26 @@ impl<T: Transport> Run for Running<T> {
         &self.state.service
     }
 
-    fn stop(self: Box<Self>, why: &str) {
+    fn release_listener(&self) {
+        self.transport.release_listener();
+    }
+
+    fn take_listener_back(&self) {
+        self.transport.take_listener_back(&self.state);
+    }
+
+    fn stop(self: Box<Self>, end: End) {
         let grace = self.state.service.config().grace;
-        let until = deadline::after(grace);
-        ::log::info!(target: "aside::server", "Stopping on {why}: no new connections; requests and tasks have {}.", span(grace));
-        // Before the transport closes: a request that it still serves must not find the site ready.
-        self.state.service.scope().registry().begin_stop();
+        let (until, hands_over) = (deadline::after(grace), matches!(end, End::HandedOver(_)));
+        ::log::info!(target: "aside::server", "{end}: no new connections; requests and tasks have {}.", span(grace));
+        // Before the transport closes: a request that it still serves must not find the site ready. The site stays ready if
+        // another process serves it.
+        if !hands_over {
+            self.state.service.scope().registry().begin_stop();
+        }
         // First: a worker that learns of the shutdown leaves when the transport has no work, and an open connection has
         // none for a moment between two requests.
-        self.transport.close();
+        self.transport.close(hands_over);
         self.state.stopping.store(true, Ordering::Release);
         if let Some(jobs) = &self.jobs {
             jobs.stop_claiming();
@@ -511,8 +592,24 @@ impl<T: Transport> Run for Running<T> {
         // `close` has told them to end. A page whose client reads nothing ends when its connection is closed.
         self.state.streams.wait_for_zero(Instant::now() + LIVE_PAGE_GRACE);
         self.transport.hang_up();
+        // After a hand-over the connections may have taken all of the time.
+        let until = if hands_over { deadline::after(grace) } else { until };
         drain_tasks(&self.state.service, self.jobs.as_deref(), until);
     }
+}
+
+/// Returns the listening socket of a former process of this site, with that process, or the socket of the service manager.
+#[cfg(unix)]
+fn listener_of_another_process() -> Result<(Option<Listener>, Option<Former>)> {
+    match Former::receive()? {
+        Some((former, listener)) => Ok((Some(listener), Some(former))),
+        None => Ok((Listener::handed_over()?, None)),
+    }
+}
+
+#[cfg(not(unix))]
+fn listener_of_another_process() -> Result<(Option<Listener>, Option<Former>)> {
+    Ok((None, None))
 }
 
 /// Starts the transport that the settings name. If epoll cannot start, tiny_http is used.
@@ -621,6 +718,33 @@ mod tests {
         (running, connect)
     }
 
+    /// A new process that ends after it was given the listener must cost no connection.
+    #[cfg(unix)]
+    #[test]
+    fn a_client_that_connects_while_the_listener_is_released_is_served_when_it_is_taken_back() {
+        let kinds = [ServerKind::TinyHttp, Config::default().server];
+        for server in kinds {
+            let config = Config { address: "127.0.0.1:0".into(), server, ..Config::default() };
+            let server = App::with_config(config).get("/", |_req: &mut Request| "hello").start().unwrap();
+            let connect = || TcpStream::connect(server.addr()).unwrap();
+            let mut before = connect();
+            ask(&mut before);
+            for _ in 0..2 {
+                server.release_listener();
+                let mut between = connect();
+                between.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+                between.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+                assert!(between.read(&mut [0]).is_err(), "another process would accept the connection");
+                ask(&mut before);
+                server.take_listener_back();
+                between.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                assert_ne!(between.read(&mut [0; 1024]).unwrap(), 0);
+                ask(&mut connect());
+            }
+            server.stop();
+        }
+    }
+
     /// tiny_http gives some connections of a burst no thread of their own. They must not wait until another one ends.
     #[test]
     fn no_connection_of_a_burst_waits_for_another_to_end() {
@@ -639,7 +763,7 @@ mod tests {
                 });
             }
         });
-        running.stop("test");
+        running.stop(End::Told("test"));
     }
 
     #[test]
@@ -653,6 +777,6 @@ mod tests {
             ask(&mut before);
             ask(&mut after);
         }
-        running.stop("test");
+        running.stop(End::Told("test"));
     }
 }

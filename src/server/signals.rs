@@ -1,4 +1,4 @@
-//! Signals: graceful shutdown, immediate end, and ignored signals.
+//! Signals: graceful shutdown, restart, immediate end, and ignored signals.
 //!
 //! | Signal | Effect |
 //! |---|---|
@@ -6,10 +6,27 @@
 //! | SIGHUP | graceful shutdown, unless it was ignored at start, as under `nohup` |
 //! | one of these again, after [`SAME_STOP`] | the process ends at once |
 //! | SIGQUIT | the process ends at once |
-//! | SIGUSR1, SIGUSR2 | a line in the log |
+//! | SIGUSR2 | restart, see [`restart`](super::restart) |
+//! | SIGUSR1 | a line in the log |
 
 #[cfg(unix)]
 pub(super) use imp::Signals;
+
+/// An event that the process waits for while it serves.
+#[cfg_attr(not(unix), allow(dead_code, reason = "this platform has no signals"))]
+pub(super) enum Event {
+    /// A signal tells the process to stop.
+    Stop(&'static str),
+    /// A signal tells the process to hand over to a new one.
+    Restart,
+    /// The new process is prepared, and waits at the other end until this one accepts no more connections.
+    #[cfg(unix)]
+    Prepared(std::os::unix::net::UnixStream),
+    /// The new process with this id serves.
+    HandedOver(u32),
+    /// The new process does not serve, for this reason.
+    NotStarted(String),
+}
 
 /// This platform has no signals: the process runs until it is killed.
 #[cfg(not(unix))]
@@ -21,7 +38,7 @@ impl Signals {
         Ok(Signals)
     }
 
-    pub(super) fn wait(&self) -> &'static str {
+    pub(super) fn next(&self) -> Event {
         loop {
             std::thread::park();
         }
@@ -30,10 +47,12 @@ impl Signals {
 
 #[cfg(unix)]
 mod imp {
+    use std::sync::Arc;
     use std::time::{Duration, Instant};
 
     use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
+    use super::Event;
     use crate::channel::{Receiver, Sender, channel};
     use crate::error::Result;
     use crate::sync::spawn;
@@ -43,7 +62,10 @@ mod imp {
     const SAME_STOP: Duration = Duration::from_secs(1);
 
     /// The signals of this process, watched by a thread.
-    pub(in crate::server) struct Signals(Receiver<&'static str>);
+    pub(in crate::server) struct Signals {
+        told: Receiver<Event>,
+        tell: Arc<Sender<Event>>,
+    }
 
     impl Signals {
         /// Starts to watch the signals.
@@ -55,25 +77,31 @@ mod imp {
             let watched = [SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2].into_iter().chain(hang_up);
             let mut signals = signal_hook::iterator::Signals::new(watched)?;
             let (tell, told) = channel();
+            let tell = Arc::new(tell);
+            let signaled = tell.clone();
             let watch = move || {
                 let (mut first, mut last) = (None, Effect::Nothing);
                 for signal in signals.forever() {
                     let effect = effect(signal, &mut first, Instant::now());
                     // Logged once: a wrapper may send many.
                     if (effect, last) != (Effect::SameStop, Effect::SameStop) {
-                        act(effect, signal, &tell);
+                        act(effect, signal, &signaled);
                     }
                     last = effect;
                 }
             };
             spawn("aside-signals", watch)?;
-            Ok(Signals(told))
+            Ok(Signals { told, tell })
         }
 
-        /// Waits for the first signal to stop, and returns its name.
-        pub(in crate::server) fn wait(&self) -> &'static str {
-            // The sender belongs to a thread that runs as long as the process.
-            self.0.recv().unwrap_or("an error")
+        /// Waits for the next event.
+        pub(in crate::server) fn next(&self) -> Event {
+            self.told.recv().unwrap_or(Event::Stop("an error"))
+        }
+
+        /// Returns the sender of events.
+        pub(in crate::server) fn sender(&self) -> Arc<Sender<Event>> {
+            self.tell.clone()
         }
     }
 
@@ -84,12 +112,14 @@ mod imp {
         /// Belongs to the shutdown that has begun.
         SameStop,
         End,
+        Restart,
         Nothing,
     }
 
     fn effect(signal: i32, first: &mut Option<Instant>, now: Instant) -> Effect {
         match (signal, *first) {
             (SIGQUIT, _) => Effect::End,
+            (SIGUSR2, None) => Effect::Restart,
             (SIGUSR1 | SIGUSR2, _) => Effect::Nothing,
             (_, None) => {
                 *first = Some(now);
@@ -100,13 +130,14 @@ mod imp {
         }
     }
 
-    fn act(effect: Effect, signal: i32, tell: &Sender<&'static str>) {
+    fn act(effect: Effect, signal: i32, tell: &Sender<Event>) {
         let name = name(signal);
         match effect {
             Effect::Stop => {
                 // No receiver exists if the start has failed.
-                let _ = tell.send(name);
+                let _ = tell.send(Event::Stop(name));
             }
+            Effect::Restart => drop(tell.send(Event::Restart)),
             Effect::SameStop => {
                 log::info!(target: "aside::server", "{name} within a second of the first signal: counts as the same shutdown.")
             }
@@ -144,7 +175,7 @@ mod imp {
         fn a_signal_within_a_second_of_the_first_is_the_same_stop() {
             let (mut first, start) = (None, Instant::now());
             let mut at = |signal, millis| effect(signal, &mut first, start + Duration::from_millis(millis));
-            assert_eq!(at(SIGUSR1, 0), Effect::Nothing);
+            assert_eq!([at(SIGUSR1, 0), at(SIGUSR2, 0)], [Effect::Nothing, Effect::Restart]);
             assert_eq!(
                 [at(SIGTERM, 0), at(SIGTERM, 0), at(SIGINT, 999)],
                 [Effect::Stop, Effect::SameStop, Effect::SameStop]

@@ -4,7 +4,7 @@
 //!
 //! Settings for longer runs: `ASIDE_KILLS` (the number of kills in a storm), `ASIDE_KILL_SEED` (to repeat a storm),
 //! `ASIDE_REDIS_GONE` (the time for which Redis is unreachable, in seconds; 5), `ASIDE_STORM_SECONDS` (the duration of
-//! each attack; 3).
+//! each attack; 3), `ASIDE_RESTARTS` (the number of restarts under load; 200).
 
 mod fair_shares;
 mod faults;
@@ -17,6 +17,7 @@ mod process;
 mod redis;
 #[cfg(feature = "redis")]
 mod redis_faults;
+mod restart;
 mod signals;
 mod site;
 mod sqlite_faults;
@@ -62,7 +63,7 @@ fn main() -> ExitCode {
         signals::sighup_stops_gracefully,
         signals::sighup_stays_ignored_if_it_was_ignored_at_start,
         signals::sigquit_ends_the_process_at_once,
-        signals::sigusr1_and_sigusr2_do_not_end_the_process,
+        signals::sigusr1_does_not_end_the_process,
         signals::a_process_that_only_runs_jobs_handles_the_same_signals,
         sqlite_faults::no_job_is_lost_in_two_hundred_kills,
         sqlite_faults::outcomes_of_a_suspended_process_are_discarded,
@@ -79,6 +80,12 @@ fn main() -> ExitCode {
         sqlite_faults::a_damaged_file_is_reported_with_its_name,
         sqlite_faults::an_isolated_job_cannot_harm_the_site,
         sqlite_faults::an_isolated_job_transfers_its_output_and_its_last_progress,
+        restart::no_request_and_no_job_is_lost_in_two_hundred_restarts_over_epoll,
+        restart::no_request_and_no_job_is_lost_in_two_hundred_restarts_over_tiny_http,
+        restart::a_start_that_fails_leaves_the_old_process_serving,
+        restart::a_stop_during_a_restart_ends_both_processes,
+        restart::the_file_of_a_unix_socket_survives_a_restart,
+        restart::the_service_manager_learns_of_the_new_main_process,
         fair_shares::every_page_is_answered_over_epoll,
         fair_shares::every_page_is_answered_over_tiny_http,
     ];
@@ -107,8 +114,11 @@ fn main() -> ExitCode {
 
 /// Runs the role that this process was started for, and exits.
 fn run_role(role: &str) {
+    // After a restart the parent is the former process, which ends.
     #[cfg(target_os = "linux")]
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).expect("it can be set");
+    if std::env::var_os("ASIDE_RESTART_OF").is_none() {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).expect("it can be set");
+    }
     match role {
         "ledger" => ledger::serve(),
         "fair_shares" => fair_shares::serve().expect("it serves"),

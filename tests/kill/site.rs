@@ -27,7 +27,7 @@ const WORKERS: &str = "KILL_WORKERS";
 /// The test's handle of a process that serves pages and runs jobs, or only runs jobs.
 pub(crate) struct Site {
     pub(crate) child: Child,
-    base: String,
+    pub(crate) base: String,
 }
 
 /// The configuration of a process.
@@ -297,8 +297,20 @@ fn connect() -> Result<Connection> {
     Ok(db)
 }
 
+/// Ends the process, or never returns, if a test has created the file for that.
+fn break_if_told() {
+    let is_told = |name: &str| std::env::var(name).is_ok_and(|file| Path::new(&file).exists());
+    if is_told("KILL_BROKEN") {
+        std::process::exit(1);
+    }
+    while is_told("KILL_HUNG") {
+        thread::park();
+    }
+}
+
 /// Runs the site process.
 pub(crate) fn run(role: &str) -> Result<()> {
+    break_if_told();
     if variable(JOBS).starts_with("sqlite:") {
         // The jobs report a damaged or locked file.
         let _ = connect().and_then(|db| Ok(db.execute_batch("CREATE TABLE IF NOT EXISTS effects (id TEXT NOT NULL)")?));

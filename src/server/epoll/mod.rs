@@ -110,6 +110,10 @@ pub(crate) struct Epoll {
     freed: LogLimit,
     disconnects: DisconnectWatcher,
     is_closed: AtomicBool,
+    /// True if another process serves on the same socket after this one: the open connections are served until they end.
+    hands_over: AtomicBool,
+    /// True while another process accepts the connections.
+    is_released: AtomicBool,
     /// True once the time of the remaining connections is up.
     is_over: AtomicBool,
     /// True while no connections are accepted, since the process or the system has no file descriptors left.
@@ -162,6 +166,8 @@ impl Epoll {
             freeing: Mutex::default(),
             freed: LogLimit::default(),
             is_closed: AtomicBool::new(false),
+            hands_over: AtomicBool::new(false),
+            is_released: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             is_accepting_paused: AtomicBool::new(false),
             refused: AtomicUsize::new(0),
@@ -169,10 +175,13 @@ impl Epoll {
     }
 
     /// Returns true while workers are still needed during a shutdown: for open responses, and for requests that are about
-    /// to arrive.
+    /// to arrive; after a hand-over for all connections, whose clients may send a request at any time.
     fn is_awaited(&self) -> bool {
-        let is_awaited =
-            || self.connections.are_in_flight() || self.connections.any(|connection| connection.is_fresh(&self.config));
+        let hands_over = self.hands_over.load(Ordering::Acquire);
+        let is_awaited = || {
+            self.connections.are_in_flight()
+                || self.connections.any(|connection| hands_over || connection.is_fresh(&self.config))
+        };
         self.is_closed() && !self.is_over.load(Ordering::Acquire) && is_awaited()
     }
 
@@ -182,7 +191,7 @@ impl Epoll {
 
     /// Accepts the waiting connections, and registers the listener for the next event.
     fn accept(&self) {
-        if self.is_closed() {
+        if self.is_closed() || self.is_released.load(Ordering::Acquire) {
             return;
         }
         for _ in 0..ACCEPTED_AT_ONCE {
@@ -200,7 +209,7 @@ impl Epoll {
             }
         }
         // After a shutdown nothing is accepted, and the kernel would report a closed Unix socket without end.
-        if !self.is_closed() {
+        if !self.is_closed() && !self.is_released.load(Ordering::Acquire) {
             let _ = self.poller.arm_listener(&self.listener);
         }
     }
@@ -725,16 +734,33 @@ impl Transport for Epoll {
         Some(self.connections.len())
     }
 
-    fn close(&self) {
+    fn release_listener(&self) {
+        self.is_released.store(true, Ordering::Release);
+        self.poller.remove_listener(&self.listener);
+    }
+
+    fn take_listener_back(self: &Arc<Self>, _state: &Arc<ServerState>) {
+        if !self.is_released.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        // The other process may have changed the mode.
+        let taken = rustix::io::ioctl_fionbio(&self.listener, true).map_err(io::Error::from);
+        if let Err(error) = taken.and_then(|()| self.poller.add_listener(&self.listener)) {
+            log::error!(target: "aside::server", "Could not accept connections again: {error}; restart this process.");
+        }
+    }
+
+    fn close(&self, hands_over: bool) {
+        self.hands_over.store(hands_over, Ordering::Release);
         self.is_closed.store(true, Ordering::Release);
-        match self.is_handed_over {
+        match self.is_handed_over || hands_over {
             // `shutdown` would close the socket for every process that shares it. Clients wait in its queue for the next
             // process.
             true => self.poller.remove_listener(&self.listener),
             false => drop(socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both)),
         }
         // The file may be missing or belong to another process by now; neither matters here.
-        self.file.iter().for_each(|file| drop(std::fs::remove_file(file)));
+        self.file.iter().filter(|_| !hands_over).for_each(|file| drop(std::fs::remove_file(file)));
         self.disconnects.close();
         self.connections.wake_all_live(|stream, token| self.poller.request_event(stream, token));
     }

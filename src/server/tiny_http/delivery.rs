@@ -99,7 +99,9 @@ struct AfterWrite {
 impl AfterWrite {
     fn finish(self, sink: ResponseSink, tracked: &TrackedRequest) {
         match sink {
-            ResponseSink::InOrder(writer) if self.whole && !self.close && !self.transport.is_closed() => drop(writer),
+            ResponseSink::InOrder(writer) if self.whole && !self.close && !self.transport.ends_connections() => {
+                drop(writer)
+            }
             ResponseSink::InOrder(writer) => self.hang_up(writer, tracked),
             ResponseSink::OverSocket { peer, request, huge: true } => {
                 peer.shut(Shutdown::Write);

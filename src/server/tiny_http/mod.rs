@@ -53,7 +53,7 @@ mod outgoing;
 use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use tiny_http::Server;
@@ -107,6 +107,10 @@ pub(crate) struct TinyHttp {
     closed: OnceLock<Instant>,
     /// The time at which accepting stopped.
     accepted_last: Mutex<Option<Instant>>,
+    /// True if another process serves on the same socket after this one.
+    hands_over: AtomicBool,
+    /// True while another process accepts the connections.
+    is_released: AtomicBool,
     has_stopped_accepting: Condvar,
     tracker: Arc<RequestTracker>,
     /// The lock of the worker that takes the next request from the queue.
@@ -155,6 +159,8 @@ impl TinyHttp {
             addr,
             closed: OnceLock::new(),
             accepted_last: Mutex::default(),
+            hands_over: AtomicBool::new(false),
+            is_released: AtomicBool::new(false),
             has_stopped_accepting: Condvar::new(),
             tracker: Arc::new(RequestTracker::of(addr.port())),
             queue_lock: Mutex::default(),
@@ -174,6 +180,12 @@ impl TinyHttp {
 
     fn is_closed(&self) -> bool {
         self.closed.get().is_some()
+    }
+
+    /// Returns true if connections end after the response that is written now, although it has not announced that. After a
+    /// hand-over they end after the next one.
+    fn ends_connections(&self) -> bool {
+        self.is_closed() && !self.hands_over.load(Ordering::Acquire)
     }
 
     /// Takes requests left in the queue during a shutdown, and those on connections that were just accepted.
@@ -204,11 +216,14 @@ impl TinyHttp {
     }
 
     /// Returns true while workers are needed during a shutdown: until accepting has stopped, and for a moment for the
-    /// requests of the last accepted connections.
+    /// requests of the last accepted connections. After a hand-over the clients of all connections may send a request at any time.
     fn is_awaited(&self) -> bool {
         let accepted_last = *lock(&self.accepted_last);
         match (accepted_last, self.closed.get()) {
-            (Some(last), _) => last.elapsed() < FRESH && socket::has_connections(self.addr.port()),
+            (Some(last), _) => {
+                let has_time = self.hands_over.load(Ordering::Acquire) || last.elapsed() < FRESH;
+                has_time && socket::has_connections(self.addr.port())
+            }
             (None, Some(closed)) => closed.elapsed() < STOP_ACCEPTING,
             (None, None) => true,
         }
@@ -383,9 +398,28 @@ impl TinyHttp {
         );
     }
 
+    /// Starts another server of tiny_http on the listener, and serves the connections of the former one until they end.
+    fn replace(self: &Arc<Self>, mut current: RwLockWriteGuard<'_, Arc<Server>>, state: &Arc<ServerState>) {
+        let new = match server(&self.listener) {
+            Ok(new) => Arc::new(new),
+            Err(error) => {
+                return log::error!(target: "aside::server", "Could not start another server: {}; trying again.", error.chain());
+            }
+        };
+        let former = std::mem::replace(&mut *current, new);
+        drop(current);
+        lock(&self.former).push(former.clone());
+        (0..state.service.config().max_workers).for_each(|_| former.unblock());
+        let (transport, state) = (self.clone(), state.clone());
+        let spawned = spawn("aside-former", move || transport.serve_former(former, state));
+        if let Err(error) = spawned {
+            log::error!(target: "aside::server", "Could not start a thread for the open connections of the former server: {error}; they are not served.");
+        }
+    }
+
     /// Serves the open connections of a replaced server until the end.
     fn serve_former(self: Arc<Self>, former: Arc<Server>, state: Arc<ServerState>) {
-        while !self.is_closed() {
+        while !self.is_closed() || self.hands_over.load(Ordering::Acquire) {
             let Ok(request) = former.recv() else {
                 // This wake-up was for a worker that still waits here: besides this thread, only the list of former servers
                 // holds this one.
@@ -455,6 +489,10 @@ impl Transport for TinyHttp {
                 self.unless_broken(Err(error));
                 self.take_last()
             }
+            Err(error) if self.is_released.load(Ordering::Acquire) => {
+                self.unless_broken(Err(error));
+                Taken::Nothing
+            }
             Err(error) => Taken::Broken(error.to_string()),
         }
     }
@@ -488,28 +526,14 @@ impl Transport for TinyHttp {
     }
 
     fn restart(self: &Arc<Self>, state: &Arc<ServerState>, why: &str) {
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        if self.is_closed() {
+        let current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if self.is_closed() || self.is_released.load(Ordering::Acquire) {
             return;
         }
         log::error!(target: "aside::server", "The server tiny_http accepts no more connections ({why}); starting another one.");
         // If the cause is a lack of descriptors, the next attempts fail too, until some are free.
         std::thread::sleep(RESTART_PAUSE);
-        let new = match server(&self.listener) {
-            Ok(new) => Arc::new(new),
-            Err(error) => {
-                return log::error!(target: "aside::server", "Could not start another server: {}; trying again.", error.chain());
-            }
-        };
-        let former = std::mem::replace(&mut *current, new);
-        drop(current);
-        lock(&self.former).push(former.clone());
-        (0..state.service.config().max_workers).for_each(|_| former.unblock());
-        let (transport, state) = (self.clone(), state.clone());
-        let spawned = spawn("aside-former", move || transport.serve_former(former, state));
-        if let Err(error) = spawned {
-            log::error!(target: "aside::server", "Could not start a thread for the open connections of the former server: {error}; they are not served.");
-        }
+        self.replace(current, state);
     }
 
     fn inspect(self: &Arc<Self>, state: &Arc<ServerState>) {
@@ -545,12 +569,28 @@ impl Transport for TinyHttp {
         }
     }
 
-    fn close(&self) {
+    fn release_listener(&self) {
+        // Under the lock that `restart` holds, so that no new server follows.
+        let current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        self.is_released.store(true, Ordering::Release);
+        drop(current);
+        self.stop_accepting();
+    }
+
+    fn take_listener_back(self: &Arc<Self>, state: &Arc<ServerState>) {
+        if self.is_released.swap(false, Ordering::AcqRel) {
+            *lock(&self.accepted_last) = None;
+            self.replace(self.current.write().unwrap_or_else(PoisonError::into_inner), state);
+        }
+    }
+
+    fn close(&self, hands_over: bool) {
+        self.hands_over.store(hands_over, Ordering::Release);
         // Under the lock that `restart` holds, so that no new server follows.
         let current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let _ = self.closed.set(Instant::now());
         drop(current);
-        match self.is_handed_over {
+        match self.is_handed_over || hands_over {
             true => self.stop_accepting(),
             false => drop(socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both)),
         }
