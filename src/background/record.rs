@@ -33,6 +33,8 @@ const LONGEST_FAILURE: usize = 10_000;
 /// The number of failed attempts that are retained of a task, and the longest failure of each, in bytes.
 const MOST_ATTEMPTS: usize = 10;
 const LONGEST_ATTEMPT: usize = 1_000;
+/// The number of stored messages of a failure: of the error and its first causes.
+const MOST_CAUSES: usize = 5;
 
 /// What a task is, before it begins.
 pub(crate) struct Identity {
@@ -100,8 +102,24 @@ pub(crate) struct FailedTaskAttempt {
 struct End {
     elapsed: Duration,
     failure: Option<String>,
+    /// The messages of the error and its causes.
+    messages: Vec<String>,
+    /// The location in the application's code, if it is known.
+    location: Option<String>,
     trace: Option<Trace>,
     state: TaskState,
+}
+
+/// The stored parts of a failure.
+#[cfg(feature = "panel")]
+pub(crate) struct FailureParts<'a> {
+    /// The messages of the error and its causes.
+    pub(crate) messages: &'a [String],
+    /// The location in the application's code, if it is known.
+    pub(crate) location: Option<&'a str>,
+    /// The call that started the task, if it is in the application's code.
+    pub(crate) start: Option<String>,
+    pub(crate) backtrace: Option<&'a str>,
 }
 
 impl Record {
@@ -243,6 +261,8 @@ impl Record {
         let end = End {
             elapsed: self.elapsed(),
             failure: failure.map(|failure| bounds::shorten(&failure.to_string(), LONGEST_FAILURE).into_owned()),
+            messages: failure.map_or_else(Vec::new, messages),
+            location: failure.and_then(Failure::place),
             trace: failure.and_then(Failure::trace).cloned(),
             state,
         };
@@ -276,6 +296,18 @@ impl Record {
     pub(crate) fn failure(&self) -> Option<(&str, Option<&str>)> {
         let end = self.end.get()?;
         Some((end.failure.as_deref()?, end.trace.as_ref().map(Trace::text)))
+    }
+
+    /// Returns the parts of the failure, if the task has failed.
+    #[cfg(feature = "panel")]
+    pub(crate) fn failure_parts(&self) -> Option<FailureParts<'_>> {
+        let end = self.end.get().filter(|end| end.failure.is_some())?;
+        Some(FailureParts {
+            messages: &end.messages,
+            location: end.location.as_deref(),
+            start: location::own(self.location).map(location::text),
+            backtrace: end.trace.as_ref().map(Trace::text),
+        })
     }
 
     pub(crate) fn state(&self) -> TaskState {
@@ -349,6 +381,17 @@ impl Record {
         escape(&format!("Background task {} {event} (task {}, {request}{after}{more})", self.name, self.id))
             .into_owned()
     }
+}
+
+/// Returns the messages of a failure and its causes, bounded like [`LONGEST_FAILURE`]; of a panic without the location.
+fn messages(failure: &Failure) -> Vec<String> {
+    let messages = match failure {
+        Failure::Error(error) => error.messages(),
+        Failure::Panic(panic) => vec![format!("panicked: {}", panic.message)],
+        _ => vec![failure.to_string()],
+    };
+    let each = LONGEST_FAILURE / MOST_CAUSES;
+    messages.iter().take(MOST_CAUSES).map(|message| bounds::shorten(message, each).into_owned()).collect()
 }
 
 #[cfg(test)]

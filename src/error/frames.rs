@@ -8,7 +8,7 @@ use super::location::is_foreign;
 const MAX_FRAMES: usize = 200;
 
 /// A frame of a backtrace.
-#[derive(Debug, Serialize, PartialEq, Eq)]
+#[derive(Debug, Clone, Serialize, PartialEq, Eq)]
 pub(crate) struct Frame {
     /// The name of the function.
     pub(crate) name: String,

@@ -15,7 +15,7 @@ mod work;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-#[allow(unused_imports, reason = "the panel shows them")]
+#[cfg_attr(not(feature = "panel"), allow(unused_imports, reason = "the panel shows them"))]
 pub(crate) use self::history::{MINUTES, Minute};
 
 use self::history::History;
@@ -77,7 +77,7 @@ impl Metrics {
 
     /// Returns the last hour of this process, minute by minute, the oldest first. The last entry is the current minute,
     /// which is incomplete. Other processes of the same site are not included.
-    #[allow(dead_code, reason = "the panel shows it")]
+    #[cfg_attr(not(feature = "panel"), allow(dead_code, reason = "the panel shows it"))]
     pub(crate) fn last_hour(&self) -> [Minute; MINUTES] {
         self.history.snapshot(self.totals(), Instant::now())
     }

@@ -33,6 +33,7 @@ pub(super) struct FailureGroup {
     count: u64,
     /// The time of the newest failure.
     last: Option<Moment>,
+    last_at: Millis,
     /// The id of the task or job that failed last.
     newest: u64,
 }
@@ -46,6 +47,7 @@ impl FailureGroup {
             message: visible_line(error, LONGEST),
             count: *count,
             last: Moment::of_job(*last_at, now),
+            last_at: *last_at,
             newest: *newest,
         }
     }
@@ -86,6 +88,7 @@ impl FailureGroups {
             message: group.message,
             count: group.count,
             last: Moment::of_job(group.last, now),
+            last_at: group.last,
             newest: group.newest,
         });
         shown.collect()

@@ -9,8 +9,8 @@ use crate::error::{Error, Result, Status};
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::router::BUILTIN;
-use crate::jobs::record::Millis;
-use crate::jobs::{JobInfo, JobState, Jobs};
+use crate::jobs::record::{Millis, error_group};
+use crate::jobs::{Enqueued, JobInfo, JobState, Jobs};
 
 /// The number of jobs that one action may affect, and the number that are read to find them.
 const MAX_JOBS: u64 = 500;
@@ -93,6 +93,20 @@ fn with_queue(req: &mut Request, text: &str, f: impl FnOnce(&Jobs, &str) -> Resu
     back(req, &all_jobs())
 }
 
+/// Enqueues the job of a schedule now.
+pub(super) fn run_schedule(req: &mut Request) -> Result<Response> {
+    let name = req.query_pairs()?.into_iter().find(|(name, _)| name == "name").map(|(_, name)| name);
+    match req.jobs()?.run_schedule_now(&name.unwrap_or_default()) {
+        Ok(Some(Enqueued { id, is_new: true })) => req.flash("success", format!("It is enqueued as job {id}.")),
+        Ok(Some(Enqueued { id, .. })) => {
+            req.flash("warning", format!("It was not enqueued: job {id} has its unique key."));
+        }
+        Ok(None) => req.flash("warning", "This process has no such schedule."),
+        Err(error) => flash_unreachable(req, &error),
+    }
+    back(req, &all_jobs())
+}
+
 fn no_queue() -> Error {
     Error::new(Status::BAD_REQUEST, format!("Name the queue: ?queue=…, with 1 to {QUEUE} bytes."))
 }
@@ -103,13 +117,22 @@ struct Wanted {
     /// Empty for all.
     name: String,
     until: Millis,
+    /// The id of a job: only jobs of its type with an equal error.
+    like: Option<u64>,
 }
 
 impl Wanted {
-    fn has(&self, job: &JobInfo) -> bool {
+    fn has(&self, job: &JobInfo, group: Option<&Group>) -> bool {
         let is_named = self.name.is_empty() || self.name == job.name;
-        is_named && job.ended_at.is_none_or(|ended| ended <= self.until)
+        is_named && group.is_none_or(|group| *group == group_of(job)) && job.ended_at.is_none_or(|at| at <= self.until)
     }
+}
+
+/// The type of a dead job, and the start of its error without numbers.
+type Group = (String, String);
+
+fn group_of(job: &JobInfo) -> Group {
+    (job.name.clone(), error_group(job.failures.last().map_or("", |failure| &failure.message)))
 }
 
 pub(super) fn retry_all(req: &mut Request) -> Result<Response> {
@@ -138,12 +161,17 @@ fn with_all(req: &mut Request, what: [&str; 2], text: &str, f: fn(&Jobs, u64) ->
 
 /// Goes through the dead jobs, the newest first. Returns true if these were all.
 fn sweep(jobs: &Jobs, wanted: &Wanted, count: &mut u64, f: fn(&Jobs, u64) -> Result<bool>) -> Result<bool> {
+    let group = match wanted.like.map(|id| jobs.find(id)).transpose()?.flatten() {
+        Some(job) => Some(group_of(&job)),
+        None if wanted.like.is_some() => return Ok(true),
+        None => None,
+    };
     let mut before = None;
     for _ in 0..MAX_BATCHES {
         let found = jobs.newest(JobState::Dead, before, BATCH)?;
         let Some(last) = found.last() else { return Ok(true) };
         before = Some(last.id);
-        for job in found.iter().filter(|job| wanted.has(job)) {
+        for job in found.iter().filter(|job| wanted.has(job, group.as_ref())) {
             if *count == MAX_JOBS {
                 return Ok(false);
             }

@@ -4,26 +4,31 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::failure_groups::{FailureGroup, MOST_GROUPS};
 use super::moment::Moment;
 use super::snapshot::elapsed;
 use crate::background::progress::Progress;
 use crate::background::scope::Scope;
 use crate::background::trace_id::TraceId;
 use crate::error::{Error, Result};
+use crate::http::error_pages::failure_view::{FailureView, StoredFailure};
 use crate::http::error_pages::sanitize::{visible_line, visible_up_to};
-use crate::jobs::record::{Millis, StoredOutput};
+use crate::jobs::record::{Millis, ScheduleInfo, StoredOutput, WorkerInfo};
 use crate::jobs::{JobCounts, JobFailure, JobInfo, JobState, Jobs, QueueInfo};
+use crate::log_text::span;
 
 /// The number of jobs of each state on the first page. The others are on pages of their own.
 const NEWEST: usize = 10;
 
-/// The lengths, in characters, of a text in a list, of a failure, and of a payload or an output.
+/// The lengths, in characters, of a text in a list, and of a payload or an output.
 const LONGEST: usize = 200;
-const FAILURE: usize = 4_000;
 const JSON: usize = 10_000;
 
 /// The wait of a job for a worker after which its queue lags: a minute.
 const LAG: Millis = 60_000;
+
+/// The time without a heartbeat after which a process is late.
+const LATE: Millis = 15_000;
 
 /// The maximum indentation of a payload, so that text with a thousand open brackets does not fill a page with spaces.
 const DEEPEST: usize = 12;
@@ -51,6 +56,10 @@ pub(super) struct JobLists {
     store: String,
     counts: JobCounts,
     queues: Vec<Queue>,
+    /// The dead jobs by equal errors.
+    groups: Vec<FailureGroup>,
+    schedules: Vec<Schedule>,
+    workers: Vec<Worker>,
     lists: Vec<List>,
 }
 
@@ -61,12 +70,19 @@ impl JobLists {
     }
 
     fn read(jobs: &Jobs) -> Result<JobLists> {
-        let (now, list) = (jobs.now(), |state| List::of(jobs, state, None, NEWEST));
+        let now = jobs.now();
+        let list = |state| match state {
+            JobState::Waiting => List::next_to_run(jobs, NEWEST),
+            _ => List::of(jobs, state, None, NEWEST),
+        };
         Ok(JobLists {
             outage: None,
             store: visible_line(&jobs.describe(), LONGEST),
             counts: jobs.counts()?,
             queues: jobs.queues()?.into_iter().map(|queue| Queue::of(queue, now)).collect(),
+            groups: groups(jobs)?,
+            schedules: jobs.schedules()?.into_iter().map(|schedule| Schedule::of(schedule, now)).collect(),
+            workers: jobs.workers()?.iter().map(|worker| Worker::of(worker, now)).collect(),
             lists: LISTS.into_iter().map(list).collect::<Result<_>>()?,
         })
     }
@@ -105,10 +121,60 @@ impl Queue {
     }
 }
 
-/// Jobs of one state, the newest first.
+/// Returns the dead jobs by equal errors.
+///
+/// # Errors
+/// An error if the engine is unreachable.
+pub(super) fn groups(jobs: &Jobs) -> Result<Vec<FailureGroup>> {
+    let (groups, now) = (jobs.failure_groups()?, jobs.now());
+    Ok(groups.iter().take(MOST_GROUPS).map(|group| FailureGroup::of_jobs(group, now)).collect())
+}
+
+/// A schedule in the list.
+#[derive(Clone, PartialEq, Serialize)]
+struct Schedule {
+    name: String,
+    label: String,
+    crontab: String,
+    last: Option<Moment>,
+    next: Option<Moment>,
+}
+
+impl Schedule {
+    fn of(schedule: ScheduleInfo, now: Millis) -> Schedule {
+        let ScheduleInfo { name, label, crontab, last, next, .. } = schedule;
+        let [label, crontab] = [label, crontab].map(|text| visible_line(&text, LONGEST));
+        Schedule { name, label, crontab, last: at(last, now), next: at(next, now) }
+    }
+}
+
+/// A process in the list.
+#[derive(Clone, PartialEq, Serialize)]
+struct Worker {
+    name: String,
+    heartbeat: Option<Moment>,
+    is_late: bool,
+    running: u64,
+}
+
+impl Worker {
+    fn of(worker: &WorkerInfo, now: Millis) -> Worker {
+        let name = match (&worker.host, worker.pid) {
+            (Some(host), Some(pid)) => format!("{host}, process {pid}"),
+            (Some(host), None) => host.clone(),
+            _ => worker.id.clone(),
+        };
+        let is_late = worker.heartbeat_at.is_some_and(|heartbeat| now.saturating_sub(heartbeat) > LATE);
+        let (name, heartbeat) = (visible_line(&name, LONGEST), at(worker.heartbeat_at, now));
+        Worker { name, heartbeat, is_late, running: worker.running }
+    }
+}
+
+/// Jobs of one state, the newest first; or jobs that were found.
 #[derive(Clone, PartialEq, Serialize)]
 pub(super) struct List {
-    state: JobState,
+    /// The state; `None` for jobs that were found.
+    state: Option<JobState>,
     /// The description of the state.
     caption: &'static str,
     /// The heading of the time in the list.
@@ -123,10 +189,26 @@ impl List {
         let mut found = jobs.newest(state, before, most + 1)?;
         let is_more = found.len() > most;
         found.truncate(most);
-        let now = jobs.now();
-        let rows: Vec<Row> = found.iter().map(|job| Row::of(job, now)).collect();
+        let rows = rows(jobs, &found);
         let older = rows.last().map(|row| row.id).filter(|_| is_more);
-        Ok(List { state, caption: caption(state), time: time(state), rows, older })
+        Ok(List { state: Some(state), caption: caption(state), time: time(state), rows, older })
+    }
+
+    /// Returns the first waiting jobs in the order in which they start.
+    fn next_to_run(jobs: &Jobs, most: usize) -> Result<List> {
+        let mut found = jobs.next_to_run(None, most + 1)?;
+        // There is no page for the others in this order: the next page begins with the newest job.
+        let older = (found.len() > most).then_some(u64::MAX);
+        found.truncate(most);
+        let caption = "They start as soon as a worker has capacity, in this order.";
+        let state = JobState::Waiting;
+        Ok(List { state: Some(state), caption, time: time(state), rows: rows(jobs, &found), older })
+    }
+
+    /// Returns jobs of several states.
+    pub(super) fn found(jobs: &Jobs, found: &[JobInfo]) -> List {
+        let caption = "The jobs that were found, the newest first.";
+        List { state: None, caption, time: "Time", rows: rows(jobs, found), older: None }
     }
 
     /// Returns the distinct names of the job types in the list.
@@ -136,6 +218,11 @@ impl List {
         names.dedup();
         names
     }
+}
+
+fn rows(jobs: &Jobs, found: &[JobInfo]) -> Vec<Row> {
+    let now = jobs.now();
+    found.iter().map(|job| Row::of(job, now)).collect()
 }
 
 fn caption(state: JobState) -> &'static str {
@@ -280,7 +367,10 @@ struct Whole {
     ended: Option<Moment>,
     /// The id of the task of the running attempt, if it runs in this process.
     task: Option<u64>,
-    failures: Vec<Failure>,
+    /// The newest first.
+    failures: Vec<FailedAttempt>,
+    /// The duration of the last attempt, if the job has ended well.
+    took: Option<String>,
     has_output: bool,
     /// The output, if it may be shown.
     output: Option<String>,
@@ -289,6 +379,8 @@ struct Whole {
 impl Whole {
     fn of(job: &JobInfo, scope: &Scope, now: Millis) -> Whole {
         let task = scope.registry().attempt_of(job.id);
+        let failures = job.failures.iter().rev().enumerate();
+        let done = job.began_at.filter(|_| job.state == JobState::Done);
         Whole {
             row: Row::of(job, now),
             priority: job.priority,
@@ -299,7 +391,8 @@ impl Whole {
             began: at(job.began_at, now),
             ended: at(job.ended_at, now),
             task: task.map(|record| record.id),
-            failures: job.failures.iter().rev().map(|failure| Failure::of(failure, now)).collect(),
+            failures: failures.map(|(nth, failure)| FailedAttempt::of(failure, nth == 0, now)).collect(),
+            took: done.zip(job.ended_at).map(|(began, ended)| span(between(began, ended)).to_string()),
             has_output: job.output != StoredOutput::Absent,
             output: scope.get::<Jobs>().and_then(|jobs| output(&jobs, job)),
         }
@@ -308,16 +401,34 @@ impl Whole {
 
 /// A failed attempt.
 #[derive(Clone, PartialEq, Serialize)]
-struct Failure {
+struct FailedAttempt {
     attempt: u32,
+    /// `failed`, `timed out`, `panicked`, `abandoned`.
+    kind: String,
     at: Option<Moment>,
-    message: String,
+    took: Option<String>,
+    location: Option<String>,
+    failure: FailureView,
 }
 
-impl Failure {
-    fn of(failure: &JobFailure, now: Millis) -> Failure {
-        let message = visible_up_to(&failure.message, FAILURE);
-        Failure { attempt: failure.attempt, at: at(Some(failure.at), now), message }
+impl FailedAttempt {
+    /// Returns an attempt. Only the last one has its source lines, since a page that is open is read twice a second.
+    fn of(failure: &JobFailure, is_last: bool, now: Millis) -> FailedAttempt {
+        let (location, backtrace) = (failure.location.as_deref(), failure.backtrace.as_deref());
+        let stored = StoredFailure {
+            messages: &[&failure.message],
+            what: "Failed at",
+            location: location.filter(|_| is_last),
+            backtrace,
+        };
+        FailedAttempt {
+            attempt: failure.attempt,
+            kind: failure.kind.as_str().replace('_', " "),
+            at: at(Some(failure.at), now),
+            took: failure.began_at.map(|began| span(between(began, failure.at)).to_string()),
+            location: location.map(|location| visible_line(location, LONGEST)),
+            failure: FailureView::of(&stored),
+        }
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! An unreachable engine is shown on the page, which is not an error itself: the page exists to show it.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::job_snapshot::{JobLists, List, Shown, outage, payload, short};
+use super::job_snapshot::{JobLists, List, Shown, groups, outage, payload, short};
 use super::page::{gone, page};
 use super::polled_page::{self, PolledPage};
 use crate::background::scope::Scope;
@@ -13,6 +13,7 @@ use crate::error::{Error, Result, Status};
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::router::BUILTIN;
+use crate::jobs::search::JobFilter;
 use crate::jobs::{JobInfo, JobState, Jobs};
 use crate::live::Live;
 
@@ -27,7 +28,7 @@ pub(super) fn overview(req: &mut Request) -> Result<Response> {
     let polled_page = req.state::<PolledPage<JobLists>>();
     let fragment =
         polled_page.refresh(&req.scope()).fragment(req, &format!("{BUILTIN}/jobs/live"), OVERVIEW_TEMPLATE)?;
-    page(req, "aside/panel_live.html", "Jobs", context! { fragment })
+    page(req, "aside/panel_jobs.html", "Jobs", context! { fragment, search => Search::default() })
 }
 
 pub(super) fn follow_all(req: &mut Request) -> Result<Response> {
@@ -58,13 +59,62 @@ fn list(req: &mut Request, state: JobState) -> Result<Response> {
         Err(error) => return unreachable(req, &error),
     };
     let names: Vec<_> = list.names().into_iter().map(|name| context! { name, shown => short(name) }).collect();
+    let groups = if state == JobState::Dead && before.is_none() { groups(&jobs) } else { Ok(Vec::new()) };
+    let groups = match groups {
+        Ok(groups) => groups,
+        Err(error) => return unreachable(req, &error),
+    };
     let back = format!("{BUILTIN}/jobs/{state}{}", before.map_or(String::new(), |id| format!("?before={id}")));
     let title = match state {
         JobState::Dead => "Dead jobs".to_owned(),
         other => format!("Jobs: {other}"),
     };
-    let context = context! { list, names, title, back, before, now => jobs.now() };
+    let context = context! { list, names, groups, title, back, before, now => jobs.now() };
     page(req, "aside/panel_job_list.html", &title, context)
+}
+
+/// The fields of the search form. Empty ones are left out of the search.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(default)]
+struct Search {
+    text: String,
+    name: String,
+    state: String,
+}
+
+impl Search {
+    fn filter(&self) -> JobFilter {
+        let given = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+        JobFilter {
+            state: JobState::of(&self.state),
+            name: given(&self.name),
+            text: given(&self.text),
+            ..JobFilter::default()
+        }
+    }
+
+    /// Returns the address of the result.
+    fn address(&self) -> String {
+        let fields = [("text", &self.text), ("name", &self.name), ("state", &self.state)];
+        let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", percent(value))).collect();
+        format!("{BUILTIN}/jobs/search?{}", fields.join("&"))
+    }
+}
+
+fn percent(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+/// Shows the jobs that meet the conditions of the search form.
+pub(super) fn search(req: &mut Request) -> Result<Response> {
+    let (jobs, search): (Jobs, Search) = (req.jobs()?, req.query()?);
+    let found = match jobs.search(&search.filter(), PAGE) {
+        Ok(found) => found,
+        Err(error) => return unreachable(req, &error),
+    };
+    let (list, is_limited, is_full) = (List::found(&jobs, &found.jobs), found.is_limited, found.jobs.len() == PAGE);
+    let context = context! { list, back => search.address(), search, is_limited, is_full };
+    page(req, "aside/panel_job_search.html", "Search jobs", context)
 }
 
 fn unreachable(req: &mut Request, error: &Error) -> Result<Response> {

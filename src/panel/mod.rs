@@ -18,6 +18,7 @@ mod polled_page;
 mod request_tree;
 mod requests;
 mod snapshot;
+mod sparkline;
 mod tasks;
 
 use std::sync::Arc;
@@ -153,6 +154,8 @@ fn with_jobs(panel: Panel) -> Panel {
     Panel { app, ..panel }
         .get("/jobs", jobs::overview)
         .get("/jobs/live", jobs::follow_all)
+        .get("/jobs/search", jobs::search)
+        .post("/schedules/run", job_actions::run_schedule)
         .post("/queues/pause", job_actions::pause)
         .post("/queues/resume", job_actions::resume)
         .post("/jobs/dead/retry", job_actions::retry_all)
@@ -171,6 +174,7 @@ fn with_outbox(panel: Panel) -> Panel {
         .get("/outbox/{id}", outbox::mail)
         .get("/outbox/{id}/html", outbox::html)
         .get("/outbox/{id}/source", outbox::source)
+        .get("/outbox/{id}/attachments/{nth}", outbox::attachment)
 }
 
 #[cfg(not(feature = "mail"))]

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use minijinja::Value;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::moment::Moment;
 use super::page::{gone, page, private};
 use crate::background::lineage::Parent;
 use crate::context;
@@ -13,7 +15,7 @@ use crate::http::error_pages::sanitize::{visible_line, visible_up_to};
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::log_text::numbered;
-use crate::mail::{Mailer, SentMail};
+use crate::mail::{Attachment, Mailer, SentMail};
 
 /// The lengths, in characters, of a text on the page and of a line. The full source has an address of its own.
 const TEXT: usize = 100_000;
@@ -34,6 +36,7 @@ struct Line {
     to: String,
     others: usize,
     date: String,
+    at: Option<Moment>,
     parts: String,
     attachments: usize,
     size: String,
@@ -48,6 +51,7 @@ impl Line {
             to: visible_line(mail.to.first().map_or("", String::as_str), LINE),
             others: (mail.to.len() + mail.cc.len() + mail.bcc.len()).saturating_sub(1),
             date: date(mail),
+            at: at(mail),
             parts: parts.into_iter().flatten().collect::<Vec<_>>().join(" and "),
             attachments: mail.attachments.len(),
             size: size(mail.raw.len()),
@@ -60,16 +64,26 @@ pub(super) fn list(req: &mut Request) -> Result<Response> {
     let mails: Vec<Line> = mailer.outbox().iter().rev().map(|mail| Line::of(mail)).collect();
     let destination = visible_line(&mailer.destination(), LINE);
     let context = context! { mails, destination, remembers => mailer.remembers() };
-    page(req, "aside/panel_outbox.html", "Outbox", context)
+    page(req, "aside/panel_outbox.html", "Mail", context)
 }
+
+/// The part of a mail that its page shows (`?tab=`), and the width of its HTML (`&width=phone`).
+#[derive(Deserialize)]
+struct Shown {
+    tab: Option<String>,
+    width: Option<String>,
+}
+
+/// The parts of a mail: the value of `tab`, and the link to it.
+const TABS: [(&str, &str); 4] =
+    [("text", "Text"), ("html", "HTML"), ("attachments", "Attachments"), ("source", "Source")];
 
 pub(super) fn mail(req: &mut Request) -> Result<Response> {
     let Some(mail) = requested(req)? else { return mail_not_found(req) };
-    let attachment = |file: &crate::mail::Attachment| {
-        let (name, kind) = (visible_line(&file.filename, LINE), visible_line(&file.content_type, LINE));
-        context! { name, kind, size => size(file.bytes.len()) }
-    };
-    let source = visible_up_to(&String::from_utf8_lossy(&mail.raw), TEXT);
+    let shown: Shown = req.query()?;
+    let wanted = TABS.iter().map(|(tab, _)| *tab).find(|tab| shown.tab.as_deref() == Some(tab));
+    let tab = wanted.unwrap_or(if mail.text.is_none() && mail.html.is_some() { "html" } else { "text" });
+    let source = (tab == "source").then(|| visible_up_to(&String::from_utf8_lossy(&mail.raw), TEXT));
     let context = context! {
         id => id(&mail),
         subject => visible_line(&mail.subject, LINE),
@@ -77,13 +91,62 @@ pub(super) fn mail(req: &mut Request) -> Result<Response> {
         origin => mail.request.as_ref().map(|request| visible_line(&request.to_string(), LINE)),
         trace => mail.trace.map(|trace| trace.to_string()),
         sender => mail.sender.and_then(sender),
+        tabs => tabs(&mail),
+        tab,
+        is_phone => shown.width.as_deref() == Some("phone"),
         text => mail.text.as_ref().map(|text| visible_up_to(text, TEXT)),
         has_html => mail.html.is_some(),
-        attachments => mail.attachments.iter().map(attachment).collect::<Vec<_>>(),
+        attachments => mail.attachments.iter().map(AttachmentRow::of).collect::<Vec<_>>(),
         source,
         size => size(mail.raw.len()),
     };
     page(req, "aside/panel_mail.html", &visible_line(&mail.subject, 80), context)
+}
+
+/// A link to a part of a mail.
+#[derive(Serialize)]
+struct Tab {
+    tab: &'static str,
+    title: &'static str,
+    /// The number of attachments, or a note that the part is missing.
+    note: Option<String>,
+}
+
+fn tabs(mail: &SentMail) -> Vec<Tab> {
+    let none = |is_missing: bool| is_missing.then(|| "none".to_owned());
+    let note = |tab| match tab {
+        "text" => none(mail.text.is_none()),
+        "html" => none(mail.html.is_none()),
+        "attachments" => Some(mail.attachments.len().to_string()),
+        _ => None,
+    };
+    TABS.iter().map(|(tab, title)| Tab { tab, title, note: note(*tab) }).collect()
+}
+
+#[derive(Serialize)]
+struct AttachmentRow {
+    name: String,
+    kind: String,
+    size: String,
+}
+
+impl AttachmentRow {
+    fn of(file: &Attachment) -> AttachmentRow {
+        let (name, kind) = (visible_line(&file.filename, LINE), visible_line(&file.content_type, LINE));
+        AttachmentRow { name, kind, size: size(file.bytes.len()) }
+    }
+}
+
+/// Returns an attachment as a file to save. Its type is that of any file: a browser must not show a page of a mail as a page
+/// of this site.
+pub(super) fn attachment(req: &mut Request) -> Result<Response> {
+    let Some(mail) = requested(req)? else { return mail_not_found(req) };
+    let nth: usize = req.param("nth")?;
+    let Some(file) = mail.attachments.get(nth) else {
+        return gone(req, "This mail has no such attachment.", ALL_MAIL);
+    };
+    let response = private(Response::bytes("application/octet-stream", file.bytes.clone())).attachment(&file.filename);
+    Ok(response.header("X-Content-Type-Options", "nosniff").header("Content-Security-Policy", POLICY))
 }
 
 /// Returns the HTML for the frame in the page, or for a user who opens its address. Its headers restrict it.
@@ -130,6 +193,12 @@ fn sender(sender: Parent) -> Option<Value> {
 fn date(mail: &SentMail) -> String {
     let date = mail.raw.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Date: "));
     date.map_or(String::new(), |date| String::from_utf8_lossy(date).trim_end().to_owned())
+}
+
+/// Returns the time in the mail's header.
+fn at(mail: &SentMail) -> Option<Moment> {
+    let time = jiff::fmt::rfc2822::parse(&date(mail)).ok()?;
+    Some(Moment::of(time.timestamp(), Timestamp::now()))
 }
 
 /// Returns the part of the Message-ID that is unique to this mail.

@@ -10,6 +10,7 @@ use super::job_snapshot::{Queue, outage};
 use super::page::page;
 use super::polled_page::PolledPage;
 use super::snapshot::{Row, mails};
+use super::sparkline::{self, Sparkline};
 use crate::background::counts::Counts;
 use crate::background::record::Record;
 use crate::background::registry::TaskLists;
@@ -54,6 +55,7 @@ pub(super) struct Overview {
     jobs: Option<JobsPart>,
     /// The number of stored mails; `None` if mail is not stored.
     mails: Option<usize>,
+    charts: Vec<Sparkline>,
     /// True if nothing needs a person.
     is_well: bool,
 }
@@ -102,6 +104,7 @@ impl Overview {
             overdue: overdue.iter().take(MOST_OVERDUE).map(|record| Row::of(record, scope)).collect(),
             jobs: scope.get::<Jobs>().map(|jobs| JobsPart::of(&jobs, scope)),
             mails: mails(scope),
+            charts: sparkline::last_hour(scope, scope.get::<Jobs>().is_some()),
             is_well: false,
         };
         overview.is_well = overview.failed_tasks.is_empty()

@@ -16,7 +16,10 @@ use crate::http::response::{Response, redirect_or};
 use crate::http::router::BUILTIN;
 
 const TEMPLATES: &[(&str, &str)] = &[
+    ("aside/excerpts.html", include_str!("../../templates/aside/excerpts.html")),
+    ("aside/frames.html", include_str!("../../templates/aside/frames.html")),
     ("aside/panel_base.html", include_str!("../../templates/aside/panel_base.html")),
+    ("aside/panel_failure.html", include_str!("../../templates/aside/panel_failure.html")),
     ("aside/panel_gone.html", include_str!("../../templates/aside/panel_gone.html")),
     ("aside/panel_job.html", include_str!("../../templates/aside/panel_job.html")),
     ("aside/panel_job_all.html", include_str!("../../templates/aside/panel_job_all.html")),
@@ -25,6 +28,10 @@ const TEMPLATES: &[(&str, &str)] = &[
     ("aside/panel_job_record.html", include_str!("../../templates/aside/panel_job_record.html")),
     ("aside/panel_job_rows.html", include_str!("../../templates/aside/panel_job_rows.html")),
     ("aside/panel_job_outage.html", include_str!("../../templates/aside/panel_job_outage.html")),
+    ("aside/panel_jobs.html", include_str!("../../templates/aside/panel_jobs.html")),
+    ("aside/panel_job_groups.html", include_str!("../../templates/aside/panel_job_groups.html")),
+    ("aside/panel_job_search.html", include_str!("../../templates/aside/panel_job_search.html")),
+    ("aside/panel_job_search_form.html", include_str!("../../templates/aside/panel_job_search_form.html")),
     ("aside/panel_jobs_overview.html", include_str!("../../templates/aside/panel_jobs_overview.html")),
     ("aside/panel_live.html", include_str!("../../templates/aside/panel_live.html")),
     ("aside/panel_macros.html", include_str!("../../templates/aside/panel_macros.html")),
@@ -45,7 +52,8 @@ const TEMPLATES: &[(&str, &str)] = &[
     ("aside/panel_outbox.html", include_str!("../../templates/aside/panel_outbox.html")),
 ];
 
-const STYLE: &str = include_str!("../../templates/aside/panel.css");
+const STYLE: &str =
+    concat!(include_str!("../../templates/aside/code.css"), include_str!("../../templates/aside/panel.css"));
 
 /// All resources come from the site itself, and nothing is inline: no nonce either.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; frame-src 'self'; \

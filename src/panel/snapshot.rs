@@ -7,10 +7,11 @@ use serde::Serialize;
 
 use super::moment::Moment;
 use crate::background::progress::{FailedAttempt, TaskState};
-use crate::background::record::Record;
+use crate::background::record::{FailureParts, Record};
 use crate::background::registry::TaskLists;
 use crate::background::scope::Scope;
-use crate::http::error_pages::sanitize::{visible_line, visible_up_to};
+use crate::http::error_pages::failure_view::{FailureView, StoredFailure};
+use crate::http::error_pages::sanitize::visible_line;
 use crate::jobs::Jobs;
 use crate::log_text::span;
 #[cfg(feature = "mail")]
@@ -132,10 +133,6 @@ impl Row {
     }
 }
 
-/// The lengths, in characters, of a failure and of its backtrace, on the page of one task.
-const FAILURE: usize = 10_000;
-const BACKTRACE: usize = 100_000;
-
 /// One task with all its fields.
 #[derive(Clone, PartialEq, Serialize)]
 pub(super) struct Whole {
@@ -144,25 +141,32 @@ pub(super) struct Whole {
     /// The failed attempt, and the time of the next one, while the task waits for it.
     failed: Option<FailedAttempt>,
     due: Option<Moment>,
-    failure: Option<String>,
-    backtrace: Option<String>,
+    failure: Option<FailureView>,
 }
 
 impl Whole {
     pub(super) fn of(record: &Record, scope: &Scope) -> Whole {
         // First: a task that has ended by then has its failure.
         let row = Row::of(record, scope);
-        let (failure, backtrace) = record.failure().unzip();
         let progress = record.progress.get();
         Whole {
             row,
             attempts: record.attempts(),
             failed: progress.failed.filter(|_| !progress.is_finished()),
             due: progress.due_at.and_then(Moment::of_system),
-            failure: failure.map(|message| visible_up_to(message, FAILURE)),
-            backtrace: backtrace.flatten().map(|lines| visible_up_to(lines, BACKTRACE)),
+            failure: record.failure_parts().map(|parts| failure_of(&parts)),
         }
     }
+}
+
+/// Returns the failure with the lines around its location, or else around the call that started the task.
+fn failure_of(parts: &FailureParts<'_>) -> FailureView {
+    let FailureParts { messages, location, start, backtrace } = parts;
+    let (what, location) = match location {
+        Some(location) => ("Failed at", Some(*location)),
+        None => ("Started at", start.as_deref()),
+    };
+    FailureView::of(&StoredFailure { messages, what, location, backtrace: *backtrace })
 }
 
 /// Returns a duration in whole seconds, so that a live page changes once a second for it, and not at each poll.

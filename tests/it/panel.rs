@@ -72,9 +72,12 @@ const PATHS: &[&str] = &[
     "/_aside/outbox/1",
     "/_aside/outbox/1/html",
     "/_aside/outbox/1/source",
+    "/_aside/outbox/1/attachments/0",
     "/_aside/jobs",
     "/_aside/jobs/live",
     "/_aside/jobs/dead",
+    "/_aside/jobs/search?text=x",
+    "/_aside/schedules/run?name=x",
     "/_aside/jobs/dead/retry",
     "/_aside/jobs/dead/discard",
     "/_aside/queues/pause?queue=default",
@@ -355,11 +358,16 @@ fn a_failed_task_is_shown_with_its_cause_and_location() {
     assert!(page(&mut client, "/_aside/tasks/failed").contains("cannot charge: connection refused"));
     assert!(overview.contains("<dt>Failed</dt><dd class=\"bad\">2<small>1 panicked</small></dd>"), "{overview}");
     let whole = page(&mut client, "/_aside/tasks/1");
-    assert!(section(&whole, "What went wrong").contains("cannot charge: connection refused"), "{whole}");
+    let wrong = section(&whole, "What went wrong");
+    assert!(wrong.contains(">cannot charge</p>") && wrong.contains("because</span> connection refused"), "{whole}");
+    assert!(
+        wrong.contains("<code>tests/it/panel.rs:") && wrong.contains("<mark>"),
+        "with the lines around it: {whole}"
+    );
     // The setting of the process, which a test cannot change.
     let asked_for = std::env::var("RUST_BACKTRACE").is_ok_and(|value| value != "0");
     assert_eq!(whole.contains("RUST_BACKTRACE=1"), !asked_for, "{whole}");
-    assert_eq!(whole.contains("<h2>Backtrace</h2>"), asked_for);
+    assert_eq!(whole.contains("The whole backtrace: "), asked_for);
 }
 
 /// Runs again in a separate process, since the setting is read once.
@@ -646,14 +654,24 @@ mod outbox {
         }
         assert!(!list.contains("<script>"));
         let address = newest(&mut client);
-        let mail = page(&mut client, &address);
-        for words in ["bob@shop.example", "secret@shop.example", "not in the mail itself", "terms &lt;1&gt;.txt"] {
-            assert!(mail.contains(words), "{words} in {mail}");
+        let mut seen = Vec::new();
+        for (tab, words) in [
+            ("", "Привет &amp; &lt;b&gt;welcome"),
+            ("?tab=text", "Привет &amp; &lt;b&gt;welcome"),
+            ("?tab=html", "<iframe class=\"card\""),
+            ("?tab=html&width=phone", "<iframe class=\"card phone\""),
+            ("?tab=attachments", "terms &lt;1&gt;.txt"),
+            ("?tab=source", "Content-Type: multipart/mixed"),
+        ] {
+            let mail = page(&mut client, &format!("{address}{tab}"));
+            for words in ["bob@shop.example", "secret@shop.example", "not in the mail itself", words] {
+                assert!(mail.contains(words), "{words} in {mail}");
+            }
+            assert!(!mail.contains("<script>") && !mail.contains("<h1>Hi"), "{mail}");
+            seen.push(mail.matches("aria-current=\"page\"").count());
         }
-        assert!(section(&mail, "Text").contains("Привет &amp; &lt;b&gt;welcome"), "{mail}");
-        assert!(section(&mail, "Attachments").contains("2.2 kB"), "{mail}");
-        assert!(section(&mail, "Source").contains("Content-Type: multipart/mixed"), "{mail}");
-        assert!(!mail.contains("<script>") && !mail.contains("<h1>Hi"), "{mail}");
+        assert_eq!(seen, [1; 6], "one tab is the current one");
+        assert!(page(&mut client, &format!("{address}?tab=attachments")).contains("2.2 kB"));
         let source = client.get(&format!("{address}/source"));
         assert_eq!(source.bytes(), client.outbox()[0].raw);
         assert_eq!(source.header("Content-Type"), Some("text/plain; charset=utf-8"));
@@ -667,7 +685,7 @@ mod outbox {
         send(&client, letter());
         let address = newest(&mut client);
         let frame = "sandbox referrerpolicy=\"no-referrer\"";
-        assert!(page(&mut client, &address).contains(frame));
+        assert!(page(&mut client, &format!("{address}?tab=html")).contains(frame));
         let html = client.get(&format!("{address}/html"));
         assert_eq!(html.text(), HTML, "as it was written");
         let policy = html.header("Content-Security-Policy").unwrap();
@@ -683,13 +701,33 @@ mod outbox {
     }
 
     #[test]
+    fn an_attachment_is_saved_and_never_shown_as_a_page_of_the_site() {
+        let mut client = TestClient::new(development());
+        let page_of_a_stranger = "<script>alert(1)</script>";
+        send(&client, Mail::to("anna@shop.example").attach("../a \"b\"\u{202e}.html", "text/html", page_of_a_stranger));
+        let address = newest(&mut client);
+        let file = client.get(&format!("{address}/attachments/0"));
+        assert_eq!(file.text(), page_of_a_stranger);
+        assert_eq!(file.header("Content-Type"), Some("application/octet-stream"));
+        assert_eq!(file.header("X-Content-Type-Options"), Some("nosniff"));
+        let disposition = file.header("Content-Disposition").unwrap();
+        assert!(disposition.starts_with("attachment; filename=") && !disposition.contains(".."), "{disposition}");
+        assert!(file.header("Content-Security-Policy").unwrap().starts_with("sandbox;"));
+        for missing in ["1", "99999999999"] {
+            assert_eq!(client.get(&format!("{address}/attachments/{missing}")).status_code(), Status::NOT_FOUND);
+        }
+    }
+
+    #[test]
     fn the_page_of_a_mail_says_which_parts_are_missing() {
         let mut client = TestClient::new(development());
         send(&client, Mail::to("anna@shop.example"));
         let address = newest(&mut client);
-        let mail = page(&mut client, &address);
-        for words in ["(no subject)", "It has no text.", "It has no HTML.", "There are none."] {
-            assert!(mail.contains(words), "{words} in {mail}");
+        for (tab, words) in
+            [("text", "It has no text."), ("html", "It has no HTML."), ("attachments", "It has no attachments.")]
+        {
+            let mail = page(&mut client, &format!("{address}?tab={tab}"));
+            assert!(mail.contains("(no subject)") && mail.contains(words), "{words} in {mail}");
         }
         assert_eq!(client.get(&format!("{address}/html")).status_code(), Status::NOT_FOUND);
     }

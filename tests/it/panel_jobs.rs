@@ -272,7 +272,7 @@ fn each_job_is_in_the_list_of_its_state() {
         }
         let count = if list == "scheduled" { 2 } else { 1 };
         assert!(overview.contains(&format!("{count}<span class=\"unseen\"> {list}<")), "{list}: {overview}");
-        assert_eq!(on_overview.matches("<tr id=").count(), count, "{heading}: {on_overview}");
+        assert_eq!(on_overview.matches(&format!("<tr id=\"{list}-")).count(), count, "{heading}: {on_overview}");
     }
     let queues = section(&overview, "Queues");
     let gates = queues.split("<bdi>gates</bdi>").nth(1).unwrap();
@@ -297,7 +297,7 @@ fn a_job_is_shown_with_all_its_fields() {
         assert!(shown.contains(words), "{words} in {shown}");
     }
     let failures = section(&shown, "What went wrong");
-    assert_eq!(failures.matches("it rains").count(), 3, "{failures}");
+    assert_eq!(failures.matches("class=\"happened\" dir=\"auto\">it rains<").count(), 3, "{failures}");
     assert!(
         failures.find("Attempt 3,").unwrap() < failures.find("Attempt 1,").unwrap(),
         "the newest first: {failures}"
@@ -476,6 +476,89 @@ fn all_dead_jobs_can_be_retried_or_discarded_together() {
         assert!(response.status_code().code() >= 400 && response.status_code().code() < 500, "{fields:?}");
     }
     assert_eq!(state(&client, younger), Some(JobState::Dead));
+}
+
+#[test]
+fn a_group_of_dead_jobs_is_retried_or_discarded_together() {
+    let mut client = client();
+    let rainy: Vec<u64> = (0..2).map(|n| dead_of(&client, &format!("order {n} in the rain"))).collect();
+    let other = dead_of(&client, "it broke");
+    let list = page(&mut client, "/_aside/jobs/dead");
+    assert!(list.contains("order # in the rain") && list.contains(">Discard 2<"), "{list}");
+    let until = client.jobs().find(other).unwrap().unwrap().ended_at.unwrap().to_string();
+    let like = rainy[1].to_string();
+    let fields = [("name", ""), ("until", &*until), ("like", &*like)];
+    client.post("/_aside/jobs/dead/retry").form(&fields).send();
+    let states: Vec<_> = rainy.iter().chain([&other]).map(|id| state(&client, *id).unwrap()).collect();
+    assert_eq!(states, [JobState::Waiting, JobState::Waiting, JobState::Dead]);
+    // The group is gone, and no other job is affected.
+    client.post("/_aside/jobs/dead/discard").form(&[("name", ""), ("until", &*until), ("like", "9999")]).send();
+    assert!(page(&mut client, "/_aside/jobs").contains("0 dead jobs were discarded."));
+    assert_eq!(state(&client, other), Some(JobState::Dead));
+}
+
+/// Returns a dead job with that error.
+fn dead_of(client: &TestClient, message: &str) -> u64 {
+    let id = enqueue(client, failing("x", message));
+    client.drain();
+    id
+}
+
+#[test]
+fn jobs_are_found_by_text_type_and_state() {
+    let mut client = client();
+    let (broken, fine) = (dead(&client, "Größe 17"), enqueue(&client, work("größe <18>")));
+    enqueue(&client, Flaky);
+    enqueue(&client, Secret { password: "größe".into() });
+    let mut ids = |query: &str| -> Vec<String> {
+        let found = page(&mut client, &format!("/_aside/jobs/search{query}"));
+        assert!(found.contains("newest 10,000"), "{found}");
+        found.split("<tr id=\"found-").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()).collect()
+    };
+    let (broken, fine) = (broken.to_string(), fine.to_string());
+    assert_eq!(ids("?text=gr%C3%B6%C3%9Fe&name=&state="), [&*fine, &*broken]);
+    assert_eq!(ids("?text=IT+BROKE"), [&*broken]);
+    assert_eq!(ids("?text=gr%C3%B6%C3%9Fe&state=waiting"), [&*fine]);
+    assert_eq!((ids("?name=flaky").len(), ids("").len(), ids("?text=nowhere").len()), (1, 4, 0));
+    let form = page(&mut client, "/_aside/jobs/search?text=%3Cb%3E&name=flaky&state=dead");
+    for words in ["value=\"&lt;b&gt;\"", "value=\"flaky\"", "<option selected>dead", "No job was found."] {
+        assert!(form.contains(words), "{words} in {form}");
+    }
+    assert!(page(&mut client, "/_aside/jobs").contains("action=\"/_aside/jobs/search\""));
+}
+
+#[test]
+fn a_schedule_is_listed_and_run_now() {
+    let jobs = jobs().cron("0 3 * * * Europe/Berlin", work("nightly <b>"));
+    let mut client = TestClient::new(development().jobs(jobs));
+    let overview = page(&mut client, "/_aside/jobs");
+    let schedules = section(&overview, "Schedules");
+    assert!(schedules.contains("0 3 * * * Europe/Berlin") && schedules.contains("nightly &lt;b&gt;"), "{schedules}");
+    let action = schedules.split("action=\"").nth(1).unwrap().split('"').next().unwrap().replace("&amp;", "&");
+    assert!(press(&mut client, &action).starts_with("It is enqueued as job "));
+    assert_eq!(client.jobs().counts().unwrap().waiting, 1);
+    assert!(press(&mut client, "/_aside/schedules/run?name=other").contains("no such schedule"));
+}
+
+#[test]
+fn waiting_jobs_are_listed_in_the_order_in_which_they_start() {
+    let mut client = client();
+    let ordinary = enqueue(&client, work("ordinary"));
+    let urgent = enqueue(&client, work("urgent").priority(5));
+    let overview = page(&mut client, "/_aside/jobs");
+    let waiting = section(&overview, "Waiting");
+    let at = |id: u64| waiting.find(&format!("id=\"waiting-{id}\"")).unwrap();
+    assert!(at(urgent) < at(ordinary), "{waiting}");
+}
+
+#[test]
+fn the_page_of_a_job_shows_the_lines_around_a_failure() {
+    let mut client = client();
+    let id = dead(&client, "x");
+    let shown = page(&mut client, &format!("/_aside/jobs/{id}"));
+    let failures = section(&shown, "What went wrong");
+    assert!(failures.contains("<code>tests/it/panel_jobs.rs:") && failures.contains("<mark>"), "{failures}");
+    assert!(failures.contains(">failed</span> Attempt 1,"), "{failures}");
 }
 
 #[test]

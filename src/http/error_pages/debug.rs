@@ -2,12 +2,13 @@
 
 use serde::Serialize;
 
+use super::failure_view::{last_own_call, visible_frames};
 use super::message::{ErrorSummary, panel_address};
 use super::sanitize::visible;
-use super::source_location::{Excerpt, Line, SourceLocation, is_of_template, locations, named};
+use super::source_location::{Excerpt, Line, SourceLocation, is_of_template, locations};
 use crate::background::failure::Failure;
 use crate::error::Error;
-use crate::error::frames::{Frame, frames};
+use crate::error::frames::Frame;
 use crate::http::request::Request;
 use crate::panics::Panic;
 
@@ -113,12 +114,7 @@ fn causes(error: &Error, panic: Option<&Panic>) -> Vec<String> {
 
 fn backtrace(error: &Error, panic: Option<&Panic>) -> Vec<Frame> {
     let trace = panic.map_or_else(|| error.trace(), |panic| panic.trace.as_ref());
-    let shown = |frame: Frame| Frame {
-        name: visible(&frame.name),
-        location: frame.location.as_deref().map(visible),
-        own: frame.own,
-    };
-    trace.map_or_else(Vec::new, |trace| frames(trace.text())).into_iter().map(shown).collect()
+    trace.map_or_else(Vec::new, |trace| visible_frames(trace.text()))
 }
 
 /// Returns excerpts of the error's locations. If none of them is the application's, adds its last call in the
@@ -126,8 +122,7 @@ fn backtrace(error: &Error, panic: Option<&Panic>) -> Vec<Frame> {
 fn excerpts(error: &Error, frames: &[Frame]) -> Vec<Excerpt> {
     let mut locations = locations(error);
     if locations.iter().all(SourceLocation::is_foreign) {
-        let mut own = frames.iter().filter(|frame| frame.own);
-        locations.extend(own.find_map(|frame| named("Called at", frame.location.as_deref()?.trim_start_matches("./"))));
+        locations.extend(last_own_call(frames));
     }
     locations.iter().map(SourceLocation::excerpt).collect()
 }

@@ -8,14 +8,24 @@ use super::debug::Report;
 use super::message::ErrorSummary;
 use crate::http::templates::{private, write_value};
 
-const NAME: &str = "debug.html";
+const NAME: &str = "aside/debug.html";
+
+/// The page and its parts, which the panel has too.
+const TEMPLATES: [(&str, &str); 4] = [
+    (NAME, include_str!("../../../templates/aside/debug.html")),
+    ("aside/code.css", include_str!("../../../templates/aside/code.css")),
+    ("aside/excerpts.html", include_str!("../../../templates/aside/excerpts.html")),
+    ("aside/frames.html", include_str!("../../../templates/aside/frames.html")),
+];
 
 static PAGES: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut pages = Environment::new();
     pages.set_auto_escape_callback(|_| AutoEscape::Html);
     pages.set_formatter(write_value);
-    if let Err(error) = pages.add_template(NAME, include_str!("../../../templates/aside/debug.html")) {
-        log::error!(target: "aside::pages", "The template of the error page is invalid: {error}");
+    for (name, source) in TEMPLATES {
+        if let Err(error) = pages.add_template(name, source) {
+            log::error!(target: "aside::pages", "The template `{name}` of the error page is invalid: {error}");
+        }
     }
     pages
 });

@@ -10,6 +10,7 @@ mod debug_page;
 #[cfg(not(feature = "templates"))]
 #[path = "debug_page_absent.rs"]
 mod debug_page;
+pub(crate) mod failure_view;
 mod html;
 mod message;
 mod problem;

@@ -69,16 +69,16 @@ pub(super) struct SourceLocation<'a> {
 }
 
 /// A location with the lines around it, as far as they can be read.
-#[derive(Debug, Serialize)]
-pub(super) struct Excerpt {
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Excerpt {
     pub(super) what: &'static str,
     pub(super) location: String,
     pub(super) lines: Vec<Line>,
 }
 
 /// A line of source.
-#[derive(Debug, Serialize)]
-pub(super) struct Line {
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Line {
     pub(super) number: usize,
     pub(super) text: String,
     pub(super) failed: bool,
@@ -130,6 +130,11 @@ impl SourceLocation<'_> {
         is_foreign(&self.name)
     }
 
+    /// Returns true for a file of Rust code.
+    pub(super) fn is_of_rust(&self) -> bool {
+        self.name.ends_with(".rs")
+    }
+
     /// Returns the location with the lines around it; without lines if the source is missing, or shorter than the
     /// line's number.
     pub(super) fn excerpt(&self) -> Excerpt {
@@ -137,7 +142,7 @@ impl SourceLocation<'_> {
             Some(text) => around(text, self.line),
             None => read(&self.name).map_or_else(Vec::new, |text| around(&text, self.line)),
         };
-        Excerpt { what: self.what, location: self.to_string(), lines }
+        Excerpt { what: self.what, location: visible(&self.to_string()), lines }
     }
 }
 
