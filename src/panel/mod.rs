@@ -1,4 +1,5 @@
-//! The panel at `/_aside`: running, ended and failed tasks with their failures, the jobs, and the mail that was sent.
+//! The panel at `/_aside`: an overview of what needs a person, the tasks, the jobs and the requests with their failures, and the
+//! mail that was sent.
 //!
 //! The panel is an application that is mounted, with the same parts as any other. In development, a user on the same
 //! machine sees it; all other users, and all users in production, only if a function of the application returns true. A
@@ -49,10 +50,11 @@ impl App {
     /// App::new().panel(|req: &mut Request| req.user() == Some(OWNER));
     /// ```
     ///
-    /// The panel lists the tasks that run, wait, failed and ended, with the requests that started them, the
-    /// application's [jobs](App::jobs), and the mail that is stored in memory or in a folder. A user can cancel tasks
-    /// there, cancel, retry and discard jobs, and pause queues. The panel is for the operators of the site only: it
-    /// shows addresses, texts and backtraces unchanged, and the content of jobs unless they are
+    /// The panel starts with what needs a person: dead jobs and failed tasks by equal errors, overdue tasks, and queues that
+    /// lag. It lists the tasks, the application's [jobs](App::jobs), the requests with all that they started, and the mail
+    /// that is stored in memory or in a folder. A user can cancel tasks there, search, cancel, retry and discard jobs, run
+    /// schedules now, and pause queues. The panel is for the operators of the site only: it shows addresses, texts, source
+    /// lines and backtraces unchanged, and the content of jobs unless they are
     /// [private](crate::Job::PRIVATE).
     ///
     /// All other users get the site's 404, or its [`fallback`](App::fallback). In development, a browser on the same
