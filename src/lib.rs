@@ -67,7 +67,8 @@
 //! [`App::live`] defines a fragment, and `{{ live("name") }}` shows it in a page; [`fragment`](Live::fragment) and
 //! [`Request::live`] are the two halves of that by hand. [`session_live`](Request::session_live) is the state of one session,
 //! and [`TaskHandle::live`](tasks::TaskHandle::live) the progress of a task. [`Response::events`] and [`Response::stream`]
-//! write a stream directly. **The panel** at `/_aside` shows tasks, failures, jobs and mail ([`App::panel`]).
+//! write a stream directly. **The panel** at `/_aside` shows tasks, failures, jobs and mail ([`App::panel`]), and
+//! [`App::metrics`] serves metrics to Prometheus.
 //!
 //! **An [`Error`]** has a [`Status`], a message for the client, and a source for the log. `?` turns any error into a 500; in
 //! development its page shows the location and the source lines. [`error_page`](App::error_page) sets the site's own page. A

@@ -66,7 +66,7 @@ impl App {
     /// | `aside_tasks_running`, `aside_tasks_waiting` | current numbers, with attempts of jobs |
     /// | `aside_job_attempts_total`, `aside_job_attempt_duration_seconds` | attempts of jobs by `name` and `outcome` (`done`, `retried`, `dead`, `failed`, `cancelled`, `abandoned`) |
     /// | `aside_mails_total`, `aside_webhooks_total` | attempts to send one in the background, by `outcome` (`sent`, `retried`, `failed`, `cancelled`) |
-    /// | `aside_jobs`, `aside_queue_waiting_jobs`, `aside_queue_running_jobs`, `aside_queue_latency_seconds`, `aside_queue_paused` | the job store, by `state` or `queue` |
+    /// | `aside_jobs`, `aside_dead_jobs`, `aside_queue_waiting_jobs`, `aside_queue_running_jobs`, `aside_queue_latency_seconds`, `aside_queue_paused` | the job store, by `state`, `reason` (`failed`, `panicked`, `timed_out`, `abandoned`) or `queue` |
     /// | `aside_jobs_up` | 0 if the job store does not answer within a second; then the series of the store are missing |
     /// | `aside_build_info` | 1, with the `version` of aside |
     /// | `process_…` | memory, CPU, threads, descriptors and start time, on Linux |

@@ -107,7 +107,8 @@ impl Drop for Reading {
 
 impl Figures {
     fn write(&self, text: &mut Text) {
-        let JobCounts { waiting, scheduled, running, done, dead, cancelled, .. } = self.counts;
+        let JobCounts { waiting, scheduled, running, done, dead, timed_out, panicked, abandoned, cancelled } =
+            self.counts;
         let states = [
             ("waiting", waiting),
             ("scheduled", scheduled),
@@ -119,6 +120,11 @@ impl Figures {
         let name = "aside_jobs";
         text.family(name, "gauge", "Jobs in the store by state; done and cancelled ones until they are pruned.");
         states.iter().for_each(|(state, count)| text.sample(name, &[("state", state)], count));
+        let failed = dead.saturating_sub(timed_out + panicked + abandoned);
+        let reasons = [("failed", failed), ("panicked", panicked), ("timed_out", timed_out), ("abandoned", abandoned)];
+        let name = "aside_dead_jobs";
+        text.family(name, "gauge", "Dead jobs in the store by the reason of their last failure.");
+        reasons.iter().for_each(|(reason, count)| text.sample(name, &[("reason", reason)], count));
         let queues = || self.queues.iter().take(MOST_QUEUES);
         let mut of_queues = |name, help, value: &dyn Fn(&QueueInfo) -> f64| {
             text.family(name, "gauge", help);

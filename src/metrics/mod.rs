@@ -164,3 +164,43 @@ impl ServerNumbers {
         text.sample(name, &[("state", "idle")], self.workers.saturating_sub(self.busy_workers));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::background::failure::Failure;
+    use crate::background::lineage::Lineage;
+    use crate::background::observer::Next;
+    use crate::background::record::Identity;
+    use crate::background::registry::Registry;
+    use crate::background::request_info::RequestInfo;
+    use crate::background::trace_id::TraceId;
+    use crate::config::Config;
+
+    #[test]
+    fn the_last_hour_has_requests_failures_and_resolved_jobs() {
+        let metrics = Metrics::new([("/", false)].into_iter());
+        let info = Arc::new(RequestInfo::new("GET", "/", "3f9a1c", TraceId::new()));
+        for status in [200, 404, 500] {
+            let elapsed = Duration::from_millis(3);
+            metrics.request_ended(&RequestEnd { info: &info, route: 0, status, elapsed, error: None });
+        }
+        let registry = Registry::new(&Config::default());
+        let task = registry.enter(Identity::test("task"), Lineage::default());
+        let job = registry.enter(Identity { job: Some(1), ..Identity::test("job") }, Lineage::default());
+        let failure = Some(&Failure::TimedOut);
+        metrics.attempt_ended(&AttemptEnded { record: &task, failure, next: Next::End });
+        metrics.attempt_ended(&AttemptEnded { record: &job, failure: None, next: Next::End });
+        metrics.queues_observed(Duration::from_secs(7));
+        let now =
+            Minute { requests: 3, failed_requests: 1, failed_attempts: 1, resolved_jobs: 1, queue_latency: 7_000 };
+        assert_eq!(metrics.last_hour()[MINUTES - 1], now);
+    }
+
+    /// The timer must not keep the metrics of an application that is gone.
+    #[test]
+    fn metrics_are_dropped_with_their_application() {
+        let metrics = Arc::downgrade(&Metrics::new(std::iter::empty()));
+        assert!(metrics.upgrade().is_none());
+    }
+}

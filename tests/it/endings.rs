@@ -9,7 +9,7 @@ use aside::{App, Config, Error, Job, Jobs, Request, Result, Task, TaskContext, o
 use log::Level;
 use serde::{Deserialize, Serialize};
 
-use crate::logs;
+use crate::{logs, metrics};
 
 /// The number of tasks with each ending. No two numbers are equal, so that a mix-up shows.
 const TASKS: [(Ending, u64); 6] = [
@@ -158,8 +158,9 @@ fn count(endings: &[(Ending, u64)], ending: Ending) -> u64 {
 fn a_thousand_tasks_and_jobs_are_told_apart_by_their_endings() {
     logs::record();
     assert_eq!(sum(&TASKS) + sum(&JOBS), 1_000);
-    let client = site();
+    let mut client = site();
     the_counts_tell_all_endings_apart(&client);
+    the_metrics_tell_all_endings_apart(&mut client);
     the_log_tells_all_endings_apart();
 }
 
@@ -182,6 +183,36 @@ fn the_counts_tell_all_endings_apart(client: &TestClient) {
     assert_eq!(jobs.dead, count(&JOBS, Ending::Failed) + jobs.panicked + jobs.timed_out);
     assert_eq!(jobs.cancelled, count(&JOBS, Ending::Cancelled));
     assert_eq!(jobs.done + jobs.dead + jobs.cancelled, sum(&JOBS));
+}
+
+fn the_metrics_tell_all_endings_apart(client: &mut TestClient) {
+    let text = metrics::scrape(client);
+    let tasks = |ending| count(&TASKS, ending) as f64;
+    let expected = metrics::sums([
+        ("done", tasks(Ending::Done) + tasks(Ending::Retried)),
+        ("failed", tasks(Ending::Failed)),
+        ("panicked", tasks(Ending::Panicked)),
+        ("cancelled", tasks(Ending::Cancelled)),
+        ("timed_out", tasks(Ending::TimedOut)),
+    ]);
+    assert_eq!(metrics::by_outcome(&text, "aside_tasks_total"), expected);
+    let retries = metrics::value(&text, r#"aside_task_retries_total{name="ending-of-task-retried"}"#);
+    assert_eq!(retries, Some(tasks(Ending::Retried)));
+    let jobs = |ending| count(&JOBS, ending) as f64;
+    let dead = [("failed", Ending::Failed), ("panicked", Ending::Panicked), ("timed_out", Ending::TimedOut)];
+    for (reason, ending) in dead {
+        let series = format!(r#"aside_dead_jobs{{reason="{reason}"}}"#);
+        assert_eq!(metrics::value(&text, &series), Some(jobs(ending)), "{reason}");
+    }
+    let expected = metrics::sums([
+        ("done", jobs(Ending::Done) + jobs(Ending::Retried)),
+        ("retried", jobs(Ending::Retried)),
+        ("dead", dead.map(|(_, ending)| jobs(ending)).iter().sum()),
+        ("cancelled", jobs(Ending::Cancelled)),
+    ]);
+    assert_eq!(metrics::by_outcome(&text, "aside_job_attempts_total"), expected);
+    let ended: f64 = ["done", "dead", "cancelled"].map(|outcome| expected[outcome]).iter().sum();
+    assert_eq!(ended + sum(&TASKS) as f64, 1_000.0);
 }
 
 /// Each end has one line, with its request, and with its location if it has failed.

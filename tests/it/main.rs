@@ -30,7 +30,6 @@ mod locations;
 mod log_lines;
 mod log_output;
 mod logs;
-#[cfg(feature = "mail")]
 mod metrics;
 mod middleware;
 mod minimum_rust;

@@ -7,10 +7,12 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
+#[cfg(feature = "mail")]
+use aside::Mail;
 use aside::server::Server;
 use aside::tasks::Retry;
 use aside::testing::{TestClient, TestResponse};
-use aside::{App, Config, Error, Job, Jobs, Live, Mail, Request, Result, Status, Task, TaskContext};
+use aside::{App, Config, Error, Job, Jobs, Live, Request, Result, Status, Task, TaskContext};
 use serde::{Deserialize, Serialize};
 
 use crate::logs;
@@ -24,12 +26,12 @@ fn has_token(req: &mut Request) -> bool {
 }
 
 /// Returns the value of a series.
-fn value(text: &str, series: &str) -> Option<f64> {
+pub(crate) fn value(text: &str, series: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
 }
 
 /// Returns the sum of the values of a family, by the value of the label `outcome`.
-fn by_outcome(text: &str, family: &str) -> BTreeMap<String, f64> {
+pub(crate) fn by_outcome(text: &str, family: &str) -> BTreeMap<String, f64> {
     let mut sums = BTreeMap::new();
     for line in text.lines().filter(|line| line.strip_prefix(family).is_some_and(|rest| rest.starts_with('{'))) {
         let (labels, value) = line.rsplit_once(' ').unwrap();
@@ -39,11 +41,11 @@ fn by_outcome(text: &str, family: &str) -> BTreeMap<String, f64> {
     sums
 }
 
-fn sums<const N: usize>(expected: [(&str, f64); N]) -> BTreeMap<String, f64> {
+pub(crate) fn sums<const N: usize>(expected: [(&str, f64); N]) -> BTreeMap<String, f64> {
     expected.into_iter().map(|(outcome, sum)| (outcome.to_owned(), sum)).collect()
 }
 
-fn scrape(client: &mut TestClient) -> String {
+pub(crate) fn scrape(client: &mut TestClient) -> String {
     let response = client.get("/_aside/metrics");
     assert_eq!(response.status_code(), Status::OK, "{}", response.text());
     response.text().to_owned()
@@ -184,6 +186,7 @@ fn tasks_and_attempts_of_jobs_agree_with_the_counts() {
         Task::named("is-cancelled").spawn(|_| Err::<(), _>(aside::tasks::Cancelled));
         let retry = Retry::exponential(2, Duration::ZERO);
         Task::named("fails-once").retry(retry).spawn(|task| if task.attempt() == 1 { Err("x") } else { Ok(()) });
+        #[cfg(feature = "mail")]
         Mail::to("ada@example.org").from("shop@example.org").subject("Receipt").text("Thank you").send();
     });
     client.drain();
@@ -196,8 +199,8 @@ fn tasks_and_attempts_of_jobs_agree_with_the_counts() {
         jobs.advance(Duration::from_secs(5));
     }
     let (text, counts) = (scrape(&mut client), client.counts());
-    let tasks = by_outcome(&text, "aside_tasks_total");
-    assert_eq!(tasks, sums([("cancelled", 1.0), ("done", 5.0), ("failed", 1.0), ("panicked", 1.0)]), "{text}");
+    let (tasks, done) = (by_outcome(&text, "aside_tasks_total"), if cfg!(feature = "mail") { 5.0 } else { 4.0 });
+    assert_eq!(tasks, sums([("cancelled", 1.0), ("done", done), ("failed", 1.0), ("panicked", 1.0)]), "{text}");
     let attempts = by_outcome(&text, "aside_job_attempts_total");
     assert_eq!(attempts, sums([("cancelled", 1.0), ("dead", 1.0), ("done", 3.0), ("retried", 2.0)]), "{text}");
     let all: f64 = tasks.values().chain(attempts.values()).sum();
@@ -205,8 +208,10 @@ fn tasks_and_attempts_of_jobs_agree_with_the_counts() {
     assert_eq!(tasks["failed"] + tasks["panicked"] + attempts["dead"] + attempts["retried"], counts.failed as f64);
     assert_eq!(tasks["cancelled"] + attempts["cancelled"], counts.cancelled as f64);
     assert_eq!(value(&text, r#"aside_task_retries_total{name="fails-once"}"#), Some(1.0));
-    assert_eq!(value(&text, r#"aside_mails_total{outcome="sent"}"#), Some(1.0));
-    assert_eq!(value(&text, r#"aside_tasks_total{name="mail",outcome="done"}"#), Some(1.0));
+    if cfg!(feature = "mail") {
+        assert_eq!(value(&text, r#"aside_mails_total{outcome="sent"}"#), Some(1.0));
+        assert_eq!(value(&text, r#"aside_tasks_total{name="mail",outcome="done"}"#), Some(1.0));
+    }
     let states = [("done", 3.0), ("dead", 1.0), ("cancelled", 1.0), ("waiting", 0.0)];
     for (state, count) in states {
         assert_eq!(value(&text, &format!(r#"aside_jobs{{state="{state}"}}"#)), Some(count), "{state}: {text}");
@@ -296,8 +301,8 @@ fn concurrent_scrapes_each_get_whole_metrics() {
 /// `promtool check metrics` of Prometheus parses the text, and knows the conventions for names, types and units.
 #[test]
 fn prometheus_accepts_the_metrics_of_a_busy_site() {
-    if Command::new("promtool").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
-        return eprintln!("skipped: no promtool is installed (Debian: apt install prometheus)");
+    if !has_promtool() {
+        return;
     }
     let start_tasks = |_: &mut Request| {
         Task::named("quotes \" and \\ and\nlines").spawn(|_| ());
@@ -305,6 +310,7 @@ fn prometheus_accepts_the_metrics_of_a_busy_site() {
         Task::named("panics").spawn(|_| panic!("boom"));
         let retry = Retry::exponential(2, Duration::from_millis(1));
         Task::named("fails-twice").retry(retry).spawn(|_| Err::<(), _>("no credit"));
+        #[cfg(feature = "mail")]
         Mail::to("ada@example.org").from("shop@example.org").subject("Receipt").text("Thank you").send();
     };
     let enqueue = |req: &mut Request| -> Result<()> {
@@ -324,7 +330,7 @@ fn prometheus_accepts_the_metrics_of_a_busy_site() {
         Raw::to(&server).send(format!("{request} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")).head();
     }
     wait_for(&server, r#"aside_job_attempts_total{name="work",outcome="dead"}"#, 1.0);
-    wait_for(&server, r#"aside_mails_total{outcome="sent"}"#, 1.0);
+    wait_for(&server, r#"aside_mails_total{outcome="sent"}"#, if cfg!(feature = "mail") { 1.0 } else { 0.0 });
     let text = wait_for(&server, r#"aside_tasks_total{name="fails-twice",outcome="failed"}"#, 1.0);
     server.stop();
     let (code, said) = check(&text);
@@ -333,7 +339,35 @@ fn prometheus_accepts_the_metrics_of_a_busy_site() {
     assert!(code != Some(0) && said.contains("aside_tasks_total"), "promtool finds no mistake: {said}");
 }
 
-/// Returns the exit status and the messages of `promtool`.
+#[test]
+fn prometheus_accepts_the_configuration_and_the_alerts_of_the_guide() {
+    if !has_promtool() {
+        return;
+    }
+    let guide = include_str!("../../docs/guide/12-deployment.md");
+    let blocks = guide.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    for (kind, begin) in [("config", "scrape_configs:"), ("rules", "groups:")] {
+        let block = blocks.clone().find(|block| block.starts_with(begin)).unwrap();
+        let file = folder.path().join(kind);
+        std::fs::write(&file, block).unwrap();
+        // The file of the token does not exist here.
+        let options: &[&str] = if kind == "config" { &["--syntax-only"] } else { &[] };
+        let checked = Command::new("promtool").args(["check", kind]).args(options).arg(&file).output().unwrap();
+        assert!(checked.status.success(), "{kind}: {}", String::from_utf8_lossy(&checked.stderr));
+    }
+}
+
+/// Returns true if `promtool` is installed, and prints otherwise that the test is skipped.
+fn has_promtool() -> bool {
+    let version = Command::new("promtool").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if version.is_err() {
+        eprintln!("skipped: no promtool is installed (Debian: apt install prometheus)");
+    }
+    version.is_ok()
+}
+
+/// Returns the exit status and the messages of `promtool check metrics`.
 fn check(text: &str) -> (Option<i32>, String) {
     let mut promtool = Command::new("promtool");
     promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
