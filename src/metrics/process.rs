@@ -62,7 +62,7 @@ fn file(path: &str) -> String {
     std::fs::read(path).map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Returns a number of `/proc/self/status`: `VmRSS:	   12345 kB`.
+/// Returns a number of `/proc/self/status`: `VmRSS:     12345 kB`.
 #[cfg(target_os = "linux")]
 fn status_field(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
