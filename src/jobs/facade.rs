@@ -279,7 +279,7 @@ impl Jobs {
     ///
     /// # Errors
     /// An error if the engine is unreachable.
-
+    #[cfg_attr(not(feature = "panel"), allow(dead_code, reason = "the page of a request lists them"))]
     pub(crate) fn of_trace(&self, trace: &str) -> Result<Vec<JobInfo>> {
         self.up_to_date(|engine| engine.of_trace(trace, MOST_OF_TRACE))
     }

@@ -286,7 +286,7 @@ impl Sources {
             let id = super::outbox::id(mail);
             let path = format!("/_aside/outbox/{id}");
             let row = MailRow { path: path.clone(), subject: visible_line(&mail.subject, LINE) };
-            let sender = mail.sender.and_then(|sender| key_of(sender)).and_then(|key| found.get_mut(&key));
+            let sender = mail.sender.and_then(key_of).and_then(|key| found.get_mut(&key));
             if let Some(sender) = sender {
                 sender.node.mails.push(row);
                 continue;
