@@ -441,9 +441,12 @@ fn a_hook_that_blocks_keeps_neither_the_site_nor_its_shutdown() {
 fn reports_that_wait_at_a_shutdown_are_delivered_with_the_tasks_of_the_hook() {
     let reports = Reports::default();
     let sent: Arc<AtomicU32> = Arc::default();
-    let count = sent.clone();
+    let (count, (release, wait)) = (sent.clone(), mpsc::channel::<()>());
+    let wait = Mutex::new(wait);
     let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
     let app = App::with_config(config)
+        // Until the shutdown has begun.
+        .on_failure(move |_: &FailureReport| wait.lock().unwrap().recv().unwrap_or_default())
         .on_failure(reports.hook())
         .on_failure(move |_: &FailureReport| {
             let count = count.clone();
@@ -454,10 +457,17 @@ fn reports_that_wait_at_a_shutdown_are_delivered_with_the_tasks_of_the_hook() {
             fail::<()>()
         });
     let server = app.start().unwrap();
+    let addr = server.addr();
     for _ in 0..5 {
-        assert!(ureq::get(format!("http://{}/", server.addr())).call().is_err());
+        assert!(ureq::get(format!("http://{addr}/")).call().is_err());
     }
-    server.stop();
+    let stops = std::thread::spawn(move || server.stop());
+    while std::net::TcpStream::connect(addr).is_ok() {
+        std::thread::yield_now();
+    }
+    assert_eq!(reports.all().len(), 0);
+    drop(release);
+    stops.join().unwrap();
     assert_eq!((reports.all().len(), sent.load(Ordering::Relaxed)), (10, 10));
 }
 
