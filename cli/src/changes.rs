@@ -15,6 +15,13 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Edits a file, which keeps its line ends.
+    pub fn edit(&mut self, path: &str, before: String, after: String) {
+        let has_windows_line_ends = before.contains("\r\n");
+        let after = if has_windows_line_ends { after.replace("\r\n", "\n").replace('\n', "\r\n") } else { after };
+        self.edits.push((path.to_owned(), before, after));
+    }
+
     /// Makes the changes. After a failure, those that were made are taken back.
     pub fn make(&self, root: &Path) -> Result<(), Failure> {
         let mut made = Made::default();
@@ -72,8 +79,9 @@ impl Made {
     }
 }
 
-/// Replaces a file by renaming a complete one, with the same permissions.
+/// Replaces a file by renaming a complete one, with the same permissions. A link leads to the new file.
 fn replace(file: &Path, text: &str) -> std::io::Result<()> {
+    let file = &fs::canonicalize(file)?;
     let draft = file.with_extension(format!("aside-{}", std::process::id()));
     let written = fs::write(&draft, text)
         .and_then(|()| fs::set_permissions(&draft, fs::metadata(file)?.permissions()))

@@ -213,7 +213,7 @@ impl Plan<'_> {
             self.left.push(format!("{LAYOUT}, which the new page extends, with a block `content`"));
         }
         match layout.and_then(|before| Some((add_link(&before, module, &self.name.title())?, before))) {
-            Some((after, before)) => self.changes.edits.push((LAYOUT.to_owned(), before, after)),
+            Some((after, before)) => self.changes.edit(LAYOUT, before, after),
             None => self.left.push(format!("a link to the page: <a href=\"{{{{ url_for(\"{module}\") }}}}\">")),
         }
     }
@@ -229,7 +229,7 @@ impl Plan<'_> {
             Some((MAIN, after, _)) => self.main = after,
             Some((path, after, before)) => {
                 let after = self.site.formatted(&before, after);
-                self.changes.edits.push((path.to_owned(), before, after));
+                self.changes.edit(path, before, after);
             }
             None => self.add_job_store(&job),
         }
@@ -263,7 +263,7 @@ impl Plan<'_> {
         let site = self.site;
         if self.main != site.main {
             let after = site.formatted(&site.main, self.main);
-            self.changes.edits.push((MAIN.to_owned(), site.main.clone(), after));
+            self.changes.edit(MAIN, site.main.clone(), after);
         }
         self.changes.make(&site.root)?;
         let made = self.changes.new_files.iter().map(|(path, _)| format!("made     {path}\n"));

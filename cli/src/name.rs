@@ -88,8 +88,8 @@ const TYPES: [&str; 18] = [
     "Vec",
 ];
 
-/// Modules that each site has.
-const MODULES: [&str; 5] = ["lib", "main", "mod", "test_site", "tests"];
+/// Modules and routes that each site has.
+const MODULES: [&str; 7] = ["healthz", "lib", "main", "mod", "readyz", "test_site", "tests"];
 
 impl ItemName {
     /// Parses `order-receipt`, `order_receipt` or `OrderReceipt`.
@@ -248,6 +248,7 @@ mod tests {
             "core",
             "main",
             "test_site",
+            "healthz",
             "mail",
             "2nd",
             "",

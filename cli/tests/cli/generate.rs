@@ -54,6 +54,16 @@ fn a_job_brings_its_store_to_a_site_without_one() {
 }
 
 #[test]
+fn a_changed_file_keeps_its_line_ends() {
+    let (_folder, site) = site("");
+    let windows = main_of(&site).replace('\n', "\r\n");
+    fs::write(site.join("src/main.rs"), &windows).unwrap();
+    run(&site, &["generate", "page", "about"]);
+    let main = main_of(&site);
+    assert!(main.contains("mod about;\r\n") && !main.replace("\r\n", "").contains('\n'), "{main:?}");
+}
+
+#[test]
 fn the_longest_names_are_formatted() {
     let (_folder, site) = site("jobs,mail");
     let name = "a".repeat(32) + "-" + &"b".repeat(31);
