@@ -338,7 +338,24 @@ impl Request {
     }
 
     /// Returns the id of the request's trace: the request with all the tasks, jobs, mails and webhooks that come from it. Unlike
-    /// [`id`](Request::id) it is unique, and cannot be guessed.
+    /// [`id`](Request::id) it has 128 bits, and cannot be guessed.
+    ///
+    /// ```
+    /// use aside::testing::TestClient;
+    /// use aside::{App, Config, Request};
+    ///
+    /// let config = Config { trusted_proxies: vec!["127.0.0.1".into()], ..Config::default() };
+    /// let app = App::with_config(config).get("/", |req: &mut Request| req.trace().to_string());
+    /// let mut client = TestClient::new(app);
+    /// let request = client.request("GET", "/").peer("127.0.0.1:5000");
+    /// let sent = request.header("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").send();
+    /// assert_eq!(sent.text(), "4bf92f3577b34da6a3ce929d0e0e4736");
+    /// ```
+    ///
+    /// It is new for each request, unless a [trusted proxy](crate::Config::trusted_proxies) sends a valid header `traceparent`
+    /// ([W3C Trace Context](https://www.w3.org/TR/trace-context/), section 3.2): several requests can have the trace of such a
+    /// header. Webhooks that come from the request have it in their `traceparent`. In the panel, `/_aside/requests/` and the
+    /// trace is the address of the request with all that it started.
     pub fn trace(&self) -> TraceId {
         self.origin.trace
     }

@@ -53,7 +53,8 @@ impl App {
     /// The panel starts with what needs a person: dead jobs and failed tasks by equal errors, overdue tasks, and queues that
     /// lag. It lists the tasks, the application's [jobs](App::jobs), the requests with all that they started, and the mail
     /// that is stored in memory or in a folder. A user can cancel tasks there, search, cancel, retry and discard jobs, run
-    /// schedules now, and pause queues. The panel is for the operators of the site only: it shows addresses, texts, source
+    /// schedules now, and pause queues. A request is found by the id on the user's error page: the newest 500 that failed or
+    /// started work, and the newest 1,000 others, are retained. The panel is for the operators of the site only: it shows addresses, texts, source
     /// lines and backtraces unchanged, and the content of jobs unless they are
     /// [private](crate::Job::PRIVATE).
     ///

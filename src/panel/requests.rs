@@ -86,7 +86,9 @@ impl Row {
 pub(super) fn list(req: &mut Request) -> Result<Response> {
     let Search { q, failed } = req.query()?;
     let (text, only_failed) = (q.trim().to_owned(), failed.is_some());
-    let found = candidates(&text, &req.scope());
+    // Other texts are parts of a path: they need no search in the job store.
+    let is_id = text.bytes().any(|byte| byte.is_ascii_digit()) || text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let found = if is_id { candidates(&text, &req.scope()) } else { Candidates::default() };
     if let [trace] = found.traces[..] {
         return Ok(private(redirect(&format!("{}/{trace}", ALL.0))));
     }
