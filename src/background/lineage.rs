@@ -101,7 +101,7 @@ mod tests {
         }
         assert!(["", "task", "task x", "job -1", "failure"].iter().all(|text| Parent::parse(text).is_none()));
         let trace = TraceId::new();
-        let request = Some(RequestInfo::new("POST", "/orders", "3f9a1c", trace)).map(Arc::new);
+        let request = Some(Arc::new(RequestInfo::new("POST", "/orders", "3f9a1c", trace)));
         let texts = Lineage { request, trace: Some(trace), parent: Some(Parent::Job(4)) }.texts();
         assert_eq!(texts.request.as_deref(), Some("POST /orders 3f9a1c"));
         let lineage = texts.parse();

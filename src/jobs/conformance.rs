@@ -633,7 +633,7 @@ pub(crate) fn a_backtrace_is_left_out_of_lists(bench: &dyn Bench) {
     assert!(whole.failures[0].backtrace.is_some());
     let listed = whole.listed();
     assert_eq!((&listed.failures[0].backtrace, listed.failures[0].location.is_some()), (&None, true));
-    assert_eq!(process.list(JobState::Dead, None, 9).unwrap(), [listed.clone()]);
+    assert_eq!(process.list(JobState::Dead, None, 9).unwrap(), std::slice::from_ref(&listed));
     assert_eq!(process.of_trace(TRACE, 9).unwrap(), [listed]);
 }
 

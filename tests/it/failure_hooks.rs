@@ -208,7 +208,7 @@ fn a_failed_webhook_is_reported_as_one() {
 
 #[cfg(all(unix, feature = "isolate"))]
 fn fail_in_a_child(text: String) -> Result<u16> {
-    background(|| fail::<()>()).join().expect("panics are caught").expect_err("it fails");
+    background(fail::<()>).join().expect("panics are caught").expect_err("it fails");
     parse(&text)
 }
 
@@ -290,14 +290,14 @@ impl Job for Notify {
     }
 
     fn run(self, _task: &TaskContext) -> Result<()> {
-        background(|| fail::<()>()).join().expect("panics are caught").expect_err("it fails");
+        background(fail::<()>).join().expect("panics are caught").expect_err("it fails");
         fail()
     }
 }
 
 fn notify_operators(report: &FailureReport) -> Result<()> {
     background(|| {
-        background(|| fail::<()>());
+        background(fail::<()>);
         fail::<()>()
     });
     #[cfg(feature = "mail")]
@@ -453,7 +453,7 @@ fn reports_that_wait_at_a_shutdown_are_delivered_with_the_tasks_of_the_hook() {
             background(move || count.fetch_add(1, Ordering::Relaxed));
         })
         .get("/", |_: &mut Request| {
-            background(|| fail::<()>());
+            background(fail::<()>);
             fail::<()>()
         });
     let server = app.start().unwrap();

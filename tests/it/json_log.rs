@@ -85,14 +85,8 @@ fn site_in_a_child() {
         .get("/fail", |_: &mut Request| -> Result<()> { Err(Error::internal("the page failed")) })
         .get("/panic", |_: &mut Request| -> () { panic!("the page panicked") })
         .get("/thread", |_: &mut Request| {
-            std::thread::Builder::new()
-                .name("own".into())
-                .spawn(|| panic!("a thread panicked"))
-                .unwrap()
-                .join()
-                .is_err()
-                .then_some("it panicked")
-                .unwrap_or_default()
+            let thread = std::thread::Builder::new().name("own".into()).spawn(|| panic!("a thread panicked")).unwrap();
+            if thread.join().is_err() { "it panicked" } else { "" }
         })
         .get("/work", work)
         .post("/orders", order)

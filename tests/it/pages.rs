@@ -75,7 +75,8 @@ fn the_errors_of_an_application_are_reported_at_the_start() {
     let app = app().get("/a/{id}", |_| "one").get("/a/{name}", |_| "two").get("/b/{", |_| "three");
     let message = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| TestClient::new(app))).err().unwrap();
     let message = message.downcast_ref::<String>().unwrap();
-    assert_eq!(message.matches("tests/it/pages.rs:").count(), 3, "{message}");
+    // Of both routes of the conflict, of the malformed one, and of the start.
+    assert_eq!(message.matches("tests/it/pages.rs:").count(), 4, "{message}");
     assert!(message.contains("`/a/{name}`") && message.contains("`/b/{`"), "{message}");
 }
 
