@@ -5,12 +5,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::Failure;
 use crate::changes::Changes;
 use crate::files;
 use crate::name::ItemName;
 use crate::rust_source::{add_first, add_job, add_link, add_module, add_routes, has_module, routing_function};
 use crate::template::render;
+use crate::{Failure, current_folder};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -58,8 +58,7 @@ const APP: &str = "fn app(config: Config, data: &Path) -> Result<App>";
 
 /// Adds to the site of the current folder, and returns what was done and what is left to do.
 pub fn add(kind: Kind, name: &ItemName) -> Result<String, Failure> {
-    let here = std::env::current_dir().map_err(|error| Failure::io("find", Path::new("."), &error))?;
-    let site = Site::find(&here)?;
+    let site = Site::find(&current_folder()?)?;
     let mut plan = Plan { site: &site, name, main: site.main.clone(), changes: Changes::default(), left: Vec::new() };
     plan.refuse_what_exists(kind)?;
     plan.add_files(kind);

@@ -11,6 +11,7 @@ mod rust_source;
 mod template;
 
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use arguments::{Command, HELP};
@@ -26,7 +27,7 @@ enum Failure {
 
 impl Failure {
     /// Returns the failure of an operation on files.
-    fn io(operation: &str, path: &std::path::Path, error: &io::Error) -> Failure {
+    fn io(operation: &str, path: &Path, error: &io::Error) -> Failure {
         Failure::Failed(format!("could not {operation} {}: {error}", path.display()))
     }
 }
@@ -50,6 +51,10 @@ fn run(command: Command) -> Result<String, Failure> {
         Command::New(site) => new::make(&site),
         Command::Generate(kind, name) => generate::add(kind, &name),
     }
+}
+
+fn current_folder() -> Result<PathBuf, Failure> {
+    std::env::current_dir().map_err(|error| Failure::Failed(format!("could not find the current folder: {error}")))
 }
 
 /// Prints without a panic when the reader has gone, as in `aside --help | head -1`.

@@ -5,18 +5,18 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::Failure;
 use crate::arguments::NewSite;
 use crate::feature::Feature;
 use crate::files;
 use crate::template::render;
+use crate::{Failure, current_folder};
 
 /// The checkout that this command was built from.
 const CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// Makes the site below the current folder, and returns what to do next.
 pub fn make(site: &NewSite) -> Result<String, Failure> {
-    let here = std::env::current_dir().map_err(|error| Failure::io("find", Path::new("."), &error))?;
+    let here = current_folder()?;
     let folder = here.join(site.name.as_str());
     check_is_free(&folder)?;
     let checkout = checkout(site.aside.as_deref())?;
@@ -35,12 +35,18 @@ pub fn make(site: &NewSite) -> Result<String, Failure> {
 
 fn check_is_free(folder: &Path) -> Result<(), Failure> {
     let name = folder.file_name().unwrap_or_default().display();
-    match fs::read_dir(folder).map(|mut entries| entries.next().is_none()) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Failure::Misuse(format!("the folder {name} exists and is not empty"))),
-        Err(error) if error.kind() == ErrorKind::NotFound && fs::symlink_metadata(folder).is_err() => Ok(()),
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(Failure::io("read", folder, &error)),
-        Err(_) => Err(Failure::Misuse(format!("{name} exists and is not a folder"))),
+    match fs::symlink_metadata(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        // The draft takes the place of an empty folder, and cannot take that of a link.
+        Ok(existing) if !existing.is_dir() => {
+            return Err(Failure::Misuse(format!("{name} exists and is not a folder")));
+        }
+        _ => {}
+    }
+    let mut entries = fs::read_dir(folder).map_err(|error| Failure::io("read", folder, &error))?;
+    match entries.next() {
+        None => Ok(()),
+        Some(_) => Err(Failure::Misuse(format!("the folder {name} exists and is not empty"))),
     }
 }
 

@@ -122,6 +122,13 @@ fn an_existing_folder_is_used_only_if_it_is_empty() {
     assert_eq!(refusal(folder.path(), &["new", "shop"]), "the folder shop exists and is not empty");
     fs::write(folder.path().join("store"), "").unwrap();
     assert_eq!(refusal(folder.path(), &["new", "store"]), "store exists and is not a folder");
+    #[cfg(unix)]
+    {
+        fs::create_dir(folder.path().join("empty")).unwrap();
+        std::os::unix::fs::symlink("empty", folder.path().join("link")).unwrap();
+        assert_eq!(refusal(folder.path(), &["new", "link"]), "link exists and is not a folder");
+        fs::remove_file(folder.path().join("link")).unwrap();
+    }
     assert_eq!(files(folder.path()).len(), before.len() + 1);
 }
 
