@@ -1,6 +1,7 @@
 //! A thousand tasks and jobs with every ending: the log, the counts, the metrics and the panel each tell all endings apart, and
 //! each sums to a thousand.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aside::tasks::{Cancelled, Retry};
@@ -162,6 +163,8 @@ fn a_thousand_tasks_and_jobs_are_told_apart_by_their_endings() {
     the_counts_tell_all_endings_apart(&client);
     the_metrics_tell_all_endings_apart(&mut client);
     the_log_tells_all_endings_apart();
+    the_panel_tells_all_endings_apart(&mut client);
+    the_panel_has_the_request_and_the_location_of_each_failure(&mut client);
 }
 
 /// A retried task is one task. A retried job has two attempts, each of which is a task.
@@ -253,5 +256,48 @@ fn place(kind: &str, ending: Ending) -> String {
         Ending::Panicked => format!("at {file}:{LINE_OF_PANIC}"),
         Ending::TimedOut if kind == "task" => format!("started at {file}:{LINE_OF_DEADLINE}"),
         _ => String::new(),
+    }
+}
+
+/// Returns the counts of a page by their labels, with all that is beside a number: `193 93 panicked`.
+fn shown_counts(page: &str) -> BTreeMap<String, String> {
+    let counts = page.split("<div><dt>").skip(1).filter_map(|count| count.split_once("</dt>"));
+    let plain = |html: &str| {
+        let texts = html.split('<').map(|part| part.split_once('>').map_or(part, |(_, text)| text));
+        texts.collect::<Vec<_>>().join(" ").split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    counts.map(|(label, rest)| (plain(label), plain(rest.split("</dd>").next().unwrap()))).collect()
+}
+
+fn the_panel_tells_all_endings_apart(client: &mut TestClient) {
+    let both = |ending| count(&TASKS, ending) + count(&JOBS, ending);
+    let retries = count(&JOBS, Ending::Retried);
+    let tasks = shown_counts(client.get("/_aside/tasks").text());
+    let (panicked, timed_out) = (both(Ending::Panicked), both(Ending::TimedOut));
+    assert_eq!(tasks["Done"], (both(Ending::Done) + both(Ending::Retried)).to_string());
+    let failed = both(Ending::Failed) + panicked + retries;
+    assert_eq!(tasks["Failed"], format!("{failed} {panicked} panicked"));
+    assert_eq!(tasks["Cancelled"], format!("{} {timed_out} timed out", both(Ending::Cancelled) + timed_out));
+    let jobs = |ending| count(&JOBS, ending);
+    let shown = shown_counts(client.get("/_aside/jobs").text());
+    let (panicked, timed_out) = (jobs(Ending::Panicked), jobs(Ending::TimedOut));
+    let dead = jobs(Ending::Failed) + panicked + timed_out;
+    assert_eq!(shown["Dead"], format!("{dead} dead {timed_out} timed out {panicked} panicked"));
+    assert_eq!(shown["Done"], format!("{} done", jobs(Ending::Done) + retries));
+    assert_eq!(shown["Cancelled"], format!("{} cancelled", jobs(Ending::Cancelled)));
+    let overview = client.get("/_aside").text().to_owned();
+    for ending in [Ending::Failed, Ending::Panicked, Ending::TimedOut] {
+        assert!(overview.contains(&format!("{} jobs", jobs(ending))), "{ending:?} is a group of its own: {overview}");
+    }
+}
+
+fn the_panel_has_the_request_and_the_location_of_each_failure(client: &mut TestClient) {
+    for ending in [Ending::Failed, Ending::Panicked] {
+        let label = format!("ending-of-job-{}", ending.name());
+        let jobs = client.jobs();
+        let id = (1..).map_while(|id| jobs.find(id).unwrap()).find(|job| job.label == label).unwrap().id;
+        let page = client.get(&format!("/_aside/jobs/{id}")).text().to_owned();
+        assert!(page.contains(&place("job", ending)[3..]), "{ending:?}: {page}");
+        assert!(page.contains(&format!("POST /jobs/{} ", ending.name())), "{ending:?}: {page}");
     }
 }
