@@ -3,14 +3,14 @@
 
 #[cfg(any(feature = "webhook", test))]
 use super::lineage::Parent;
-#[cfg(any(feature = "webhook", test))]
+#[cfg(feature = "webhook")]
 use super::scope::Context;
 use super::trace_id::TraceId;
 #[cfg(any(feature = "webhook", test))]
 use super::trace_id::mix;
 
 /// The name of the header.
-#[cfg(any(feature = "webhook", test))]
+#[cfg(feature = "webhook")]
 pub(crate) const HEADER: &str = "traceparent";
 
 /// The length of the header in version 00, which later versions can only extend.
@@ -38,7 +38,7 @@ fn is_hex(text: &str, length: usize) -> bool {
 /// Returns the header for a request that the current task, job or request sends to another site; `None` outside of a trace.
 ///
 /// The parent id names the sender: another one for each task or job, and for each attempt.
-#[cfg(any(feature = "webhook", test))]
+#[cfg(feature = "webhook")]
 pub(crate) fn outgoing() -> Option<String> {
     let Context { lineage, task, .. } = Context::current();
     let attempt = task.and_then(|task| task.attempt()).unwrap_or_default();

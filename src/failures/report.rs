@@ -111,6 +111,7 @@ pub struct FailureReport {
     pub(super) backtrace: Option<Trace>,
     /// The name without the part that differs from task to task.
     pub(super) group: String,
+    #[cfg_attr(not(feature = "mail"), allow(dead_code, reason = "only alert mails count them"))]
     pub(super) dropped: Arc<Dropped>,
 }
 
@@ -336,7 +337,7 @@ impl Cause {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "mail"))]
 impl FailureReport {
     /// Returns the report of a task that returned an error with this message.
     pub(super) fn test(name: &str, message: &str, dropped: Arc<Dropped>) -> FailureReport {

@@ -22,9 +22,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::engine::{
-    AttemptFailure, CLOCK_SLACK, Capacity, Claimed, EndedAttempt, Engine, Enqueued, Entry, HeartbeatReply, HeldJob,
-    LATEST_TICK, LastValues, MOST_FAILURES, MOST_INTERRUPTIONS, MOST_OF_TRACE, PRIORITY_STEP, Resolution,
-    ResolvedAttempt, Retention, Steps, When, WorkerId, wait_after_interruption,
+    AttemptFailure, CLOCK_SLACK, Capacity, Claimed, Engine, Enqueued, Entry, HeartbeatReply, HeldJob, LATEST_TICK,
+    LastValues, MOST_FAILURES, MOST_INTERRUPTIONS, MOST_OF_TRACE, PRIORITY_STEP, Resolution, ResolvedAttempt,
+    Retention, Steps, When, WorkerId, wait_after_interruption,
 };
 use super::record::{
     FailureGroup, FailureKind, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput, WorkerInfo,
@@ -1874,6 +1874,7 @@ pub(crate) fn jobs_survive_a_restart(bench: &dyn Bench) {
 }
 
 /// Prints how long the queries of an overview take with 10,000 dead and 1,000,000 done jobs, and 10,000 waiting ones.
+#[cfg(any(feature = "sqlite", feature = "redis"))]
 pub(crate) fn measure_overview(engine: Arc<dyn Engine>) {
     const DONE: usize = 1_000_000;
     const DEAD: usize = 10_000;
@@ -1885,7 +1886,7 @@ pub(crate) fn measure_overview(engine: Arc<dyn Engine>) {
             process.enqueue(new, T).unwrap();
             let ended = process.take(BATCH, T).into_iter().map(|claimed| {
                 let (id, token, resolved) = (claimed.id, claimed.token, Arc::new(resolution(claimed.id).into()));
-                EndedAttempt { id, token, resolved }
+                crate::jobs::engine::EndedAttempt { id, token, resolved }
             });
             let recorded = process.exchange(&ended.collect::<Vec<_>>(), None, T + 1).unwrap().recorded;
             assert!(recorded.len() == BATCH && recorded.into_iter().all(Result::unwrap));

@@ -4,7 +4,7 @@ use super::text::Text;
 use crate::background::scope::Scope;
 
 #[derive(Default)]
-pub(super) struct JobMetrics;
+pub(super) struct JobMetrics {}
 
 impl JobMetrics {
     pub(super) fn write(&self, _scope: &Scope, _text: &mut Text) {}

@@ -177,6 +177,7 @@ struct MailRow {
 enum Key {
     Task(u64),
     Job(u64),
+    #[cfg(feature = "mail")]
     Mail(usize),
 }
 

@@ -232,7 +232,7 @@ fn the_health_check_counts_the_background_tasks() {
         client.get(path);
     }
     client.drain();
-    let panel = client.get("/_aside").text().to_owned();
+    let panel = client.get("/_aside/tasks").text().to_owned();
     assert!(panel.contains("2<small>1 timed out</small>") && panel.contains("2<small>1 panicked</small>"), "{panel}");
     let health: serde_json::Value = client.get("/healthz").json();
     let expected = serde_json::json!({

@@ -38,6 +38,7 @@ mod nested_tasks;
 mod pages;
 mod panel;
 mod panel_jobs;
+#[cfg(feature = "mail")]
 mod panel_requests;
 #[cfg(feature = "sqlite")]
 mod panics;
