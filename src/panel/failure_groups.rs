@@ -16,8 +16,8 @@ const LONGEST: usize = 200;
 
 /// One failure.
 pub(super) struct Failed<'a> {
-    /// The id of the task or job.
-    pub(super) id: u64,
+    /// The id of the task or job, or the trace of the request.
+    pub(super) id: String,
     pub(super) name: &'a str,
     pub(super) message: &'a str,
     pub(super) at: Millis,
@@ -26,7 +26,7 @@ pub(super) struct Failed<'a> {
 /// Failures with an equal error.
 #[derive(Clone, PartialEq, Serialize)]
 pub(super) struct FailureGroup {
-    /// The name of the tasks or jobs.
+    /// The name of the tasks or jobs, or the route of the requests.
     name: String,
     /// The message of the newest failure; of jobs, with `#` for each number.
     message: String,
@@ -34,8 +34,8 @@ pub(super) struct FailureGroup {
     /// The time of the newest failure.
     last: Option<Moment>,
     last_at: Millis,
-    /// The id of the task or job that failed last.
-    newest: u64,
+    /// The id of the task or job that failed last, or the trace of the request.
+    newest: String,
 }
 
 impl FailureGroup {
@@ -48,7 +48,7 @@ impl FailureGroup {
             count: *count,
             last: Moment::of_job(*last_at, now),
             last_at: *last_at,
-            newest: *newest,
+            newest: newest.to_string(),
         }
     }
 }
@@ -59,7 +59,7 @@ pub(super) struct FailureGroups(HashMap<(String, String), Group>);
 
 struct Group {
     count: u64,
-    newest: u64,
+    newest: String,
     last: Millis,
     message: String,
 }
@@ -69,20 +69,21 @@ impl FailureGroups {
         let key = (failed.name.to_owned(), error_group(failed.message));
         let group = self.0.entry(key).or_insert_with(|| Group {
             count: 0,
-            newest: failed.id,
+            newest: failed.id.clone(),
             last: Millis::MIN,
             message: String::new(),
         });
         group.count += 1;
         if failed.at >= group.last {
-            (group.last, group.newest, group.message) = (failed.at, failed.id, visible_line(failed.message, LONGEST));
+            (group.last, group.newest) = (failed.at, failed.id.clone());
+            group.message = visible_line(failed.message, LONGEST);
         }
     }
 
     /// Returns the groups with the last failures, the newest first.
     pub(super) fn newest_first(self, now: Millis) -> Vec<FailureGroup> {
         let mut groups: Vec<_> = self.0.into_iter().collect();
-        groups.sort_by_key(|(_, group)| (std::cmp::Reverse(group.last), std::cmp::Reverse(group.newest)));
+        groups.sort_by(|(_, one), (_, other)| (other.last, &other.newest).cmp(&(one.last, &one.newest)));
         let shown = groups.into_iter().take(MOST_GROUPS).map(|((name, _), group)| FailureGroup {
             name: visible_line(&name, LONGEST),
             message: group.message,
@@ -102,7 +103,7 @@ mod tests {
     fn groups(failures: &[(u64, &str, &str, Millis)]) -> Vec<FailureGroup> {
         let mut groups = FailureGroups::default();
         for &(id, name, message, at) in failures {
-            groups.add(&Failed { id, name, message, at });
+            groups.add(&Failed { id: id.to_string(), name, message, at });
         }
         groups.newest_first(10_000)
     }
@@ -116,9 +117,12 @@ mod tests {
             (4, "mail", "order 17 is sold", 2_000),
         ]);
         let shown: Vec<_> =
-            groups.iter().map(|group| (&*group.name, &*group.message, group.count, group.newest)).collect();
-        let expected =
-            [("charge", "it rains", 1, 2), ("charge", "order 2048 is sold", 2, 3), ("mail", "order 17 is sold", 1, 4)];
+            groups.iter().map(|group| (&*group.name, &*group.message, group.count, &*group.newest)).collect();
+        let expected = [
+            ("charge", "it rains", 1, "2"),
+            ("charge", "order 2048 is sold", 2, "3"),
+            ("mail", "order 17 is sold", 1, "4"),
+        ];
         assert_eq!(shown, expected);
     }
 

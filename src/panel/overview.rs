@@ -1,5 +1,6 @@
 //! The overview: what needs a person first, and the state of all parts of the application.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -14,6 +15,7 @@ use super::sparkline::{self, Sparkline};
 use crate::background::counts::Counts;
 use crate::background::record::Record;
 use crate::background::registry::TaskLists;
+use crate::background::request_log::RequestLog;
 use crate::background::scope::Scope;
 use crate::context;
 use crate::error::Result;
@@ -49,6 +51,7 @@ pub(super) fn follow(req: &mut Request) -> Result<Response> {
 pub(super) struct Overview {
     tasks: TaskCounts,
     failed_tasks: Vec<FailureGroup>,
+    failed_requests: Vec<FailureGroup>,
     overdue: Vec<Row>,
     unlisted_overdue: usize,
     /// `None` if the application has no jobs.
@@ -100,6 +103,7 @@ impl Overview {
         let mut overview = Overview {
             tasks: TaskCounts::of(&counts),
             failed_tasks: failed_tasks(failed.iter().map(AsRef::as_ref)),
+            failed_requests: failed_requests(scope),
             unlisted_overdue: overdue.len().saturating_sub(MOST_OVERDUE),
             overdue: overdue.iter().take(MOST_OVERDUE).map(|record| Row::of(record, scope)).collect(),
             jobs: scope.get::<Jobs>().map(|jobs| JobsPart::of(&jobs, scope)),
@@ -108,6 +112,7 @@ impl Overview {
             is_well: false,
         };
         overview.is_well = overview.failed_tasks.is_empty()
+            && overview.failed_requests.is_empty()
             && overview.overdue.is_empty()
             && overview.jobs.as_ref().is_none_or(JobsPart::is_well);
         overview
@@ -122,7 +127,23 @@ fn failed_tasks<'a>(failed: impl Iterator<Item = &'a Record>) -> Vec<FailureGrou
         let ended = record.began_at().map(|began| millis(began + record.elapsed())).unwrap_or(now);
         let message = record.failure().map_or("", |(message, _)| message);
         if now.saturating_sub(ended) < RECENT {
-            groups.add(&Failed { id: record.id, name: &record.name, message, at: ended });
+            groups.add(&Failed { id: record.id.to_string(), name: &record.name, message, at: ended });
+        }
+    }
+    groups.newest_first(now)
+}
+
+/// Groups the failed requests of the last day by their method, route and error.
+fn failed_requests(scope: &Scope) -> Vec<FailureGroup> {
+    let (now, mut groups) = (millis(SystemTime::now()), FailureGroups::default());
+    let Some(log) = scope.get::<Arc<RequestLog>>() else { return Vec::new() };
+    for request in log.all().iter().filter(|request| request.has_failed()) {
+        let (at, route) = (millis(request.began_at()), log.route(request).unwrap_or(&request.info.path));
+        let status = format!("responded with {}", request.status);
+        let message = request.error.as_ref().map_or(&status, |error| &error.message);
+        if now.saturating_sub(at) < RECENT {
+            let (id, name) = (request.info.trace.to_string(), format!("{} {route}", request.info.method));
+            groups.add(&Failed { id, name: &name, message, at });
         }
     }
     groups.newest_first(now)

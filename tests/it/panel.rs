@@ -1,5 +1,7 @@
 //! The panel at `/_aside`: who may see it, what it shows of tasks and mail, and that no name or mail can do harm.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
 use std::process::Command;
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
@@ -255,6 +257,50 @@ fn the_overview_says_that_all_is_well_until_a_task_fails() {
     assert!(attention.contains("order 18 &lt;is&gt; sold") && !attention.contains("order 17"), "{attention}");
     assert!(attention.contains("2 tasks") && attention.contains("href=\"/_aside/tasks/3\""), "{attention}");
     assert!(!overview.contains("All is well."), "{overview}");
+}
+
+#[test]
+fn failed_requests_are_grouped_by_their_route_and_error() {
+    let sold =
+        |req: &mut Request| Err::<String, _>(Error::internal(format!("order {} is sold", req.param::<u64>("id")?)));
+    let mut client = TestClient::new(development().get("/orders/{id}", sold).get("/fine", |_: &mut Request| "fine"));
+    for path in ["/orders/17", "/orders/18", "/fine", "/missing"] {
+        client.get(path);
+    }
+    let overview = page(&mut client, "/_aside");
+    let attention = section(&overview, "Needs attention");
+    assert!(attention.contains("GET /orders/{id}") && attention.contains("order 18 is sold"), "{attention}");
+    assert!(attention.contains("2 requests") && !attention.contains("1 request"), "{attention}");
+    let newest = attention.split("/_aside/requests/").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    assert!(page(&mut client, &format!("/_aside/requests/{newest}")).contains("/orders/18"));
+}
+
+#[test]
+fn fifty_open_overviews_are_updated_while_the_site_responds() {
+    let config = Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() };
+    let fail = |_: &mut Request| {
+        background(|| Err::<(), _>("the-fifty-tabs-failure"));
+    };
+    let server = App::with_config(config).panel(|_| true).get("/fail", fail).start().unwrap();
+    let connect = |path: &str| {
+        let stream = TcpStream::connect(server.addr()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        write!(&stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        BufReader::new(stream)
+    };
+    let read_to = |reader: &mut BufReader<TcpStream>, wanted: &str| {
+        let mut line = String::new();
+        while !line.contains(wanted) {
+            line.clear();
+            assert_ne!(reader.read_line(&mut line).unwrap(), 0, "the page ended without {wanted}");
+        }
+    };
+    let mut tabs: Vec<_> = (0..50).map(|_| connect("/_aside/live")).collect();
+    tabs.iter_mut().for_each(|tab| read_to(tab, "All is well."));
+    read_to(&mut connect("/fail"), "HTTP/1.1 200");
+    tabs.iter_mut().for_each(|tab| read_to(tab, "the-fifty-tabs-failure"));
+    drop(tabs);
+    server.stop();
 }
 
 #[test]
