@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
+use self::counts::CountingConnection;
 use self::schema::Database;
 use self::workers::Workers;
 use self::writer::{Commit, Writer};
@@ -25,6 +26,7 @@ use crate::background::failure::Cancelled;
 use crate::error::{Error, Result};
 use crate::sync::{Notify, lock};
 
+mod counts;
 mod errors;
 mod groups;
 mod schema;
@@ -85,7 +87,11 @@ impl Sqlite {
         let mut borrowed = self.writer.borrow()?;
         let describe = |error| errors::error(&self.database.name, &error);
         let transaction = borrowed.db()?.transaction_with_behavior(TransactionBehavior::Immediate).map_err(describe)?;
-        if !statements::complete(&transaction, id, token, now).map_err(describe)? {
+        let complete = |counting: CountingConnection<'_>| {
+            let is_current = statements::complete(&counting, id, token, now)?;
+            counting.store().map(|()| is_current)
+        };
+        if !CountingConnection::new(&transaction).and_then(complete).map_err(describe)? {
             return Err(Error::conflict("the job was given to another worker").with_source(Cancelled));
         }
         let value = f(&transaction)?;
@@ -118,7 +124,7 @@ impl Sqlite {
     fn write<T, F>(&self, commit: Commit, run: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        F: FnMut(&CountingConnection<'_>) -> rusqlite::Result<T> + Send + 'static,
     {
         self.writer.write(commit, run)
     }
@@ -129,7 +135,7 @@ impl Sqlite {
         T: Send + 'static,
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        let Some(reader) = &self.reader else { return self.write(Commit::RELAXED, run) };
+        let Some(reader) = &self.reader else { return self.write(Commit::RELAXED, move |db| run(db)) };
         let db = lock(reader);
         let describe = |error| errors::error(&self.database.name, &error);
         let snapshot = Transaction::new_unchecked(&db, TransactionBehavior::Deferred).map_err(describe)?;
@@ -168,7 +174,11 @@ pub(crate) fn enqueue_in(transaction: &Transaction<'_>, entry: &Entry, now: Mill
     let version = version.and_then(|mut version| version.query_row([], |row| row.get::<_, u32>(0)).optional());
     match version {
         Ok(Some(version)) if version == schema::newest(schema::STEPS) => {
-            statements::enqueue(transaction, entry, now).map_err(describe)
+            let enqueue = |counting: CountingConnection<'_>| {
+                let enqueued = statements::enqueue(&counting, entry, now)?;
+                counting.store().map(|()| enqueued)
+            };
+            CountingConnection::new(transaction).and_then(enqueue).map_err(describe)
         }
         Ok(version) => Err(Error::internal(format!(
             "the jobs in {file} have tables of version {}, and this program knows those of version {}: open it with Jobs::sqlite, \
@@ -203,7 +213,7 @@ impl Engine for Sqlite {
     }
 
     fn check(&self) -> Result<()> {
-        self.write(Commit::DURABLE, statements::check)
+        self.write(Commit::DURABLE, |db| statements::check(db))
     }
 
     fn join(&self) -> Result<WorkerId> {

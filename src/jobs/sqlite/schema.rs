@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 
+use super::counts;
 use super::errors;
 use crate::error::{Error, Result};
 use crate::isolate::is_child;
@@ -180,8 +181,10 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
-/// Configures a connection for many writes: a larger cache, and fewer but larger checkpoints.
+/// Configures a connection for many writes: a larger cache, fewer but larger checkpoints, and no triggers, since it counts
+/// its jobs itself.
 fn set_up_to_write(db: &Connection) -> rusqlite::Result<()> {
+    counts::set_triggers(db, false)?;
     db.pragma_update(None, "cache_size", -16_000)?;
     db.pragma_update(None, "wal_autocheckpoint", 4_000)
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
+use super::counts::CountingConnection;
 use super::groups;
 use crate::background::output::Output;
 use crate::jobs::engine::{
@@ -32,7 +33,7 @@ const LONGEST_WAIT: Millis = Millis::MAX / 2;
 pub(super) const MOST_PRUNED: usize = 500;
 
 /// Returns the number of a state in the table.
-fn number(state: JobState) -> u8 {
+pub(super) fn number(state: JobState) -> u8 {
     match state {
         JobState::Waiting => 0,
         JobState::Scheduled => 1,
@@ -68,37 +69,48 @@ fn due(when: When, now: Millis) -> (Millis, Millis) {
     (due, due.max(now))
 }
 
+/// Returns a trace id as SQLite stores it: half as long as its text, and so is each entry of the index.
+fn trace_bytes(text: &str) -> Option<[u8; 16]> {
+    u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)
+}
+
+fn trace_text(bytes: Option<[u8; 16]>) -> Option<String> {
+    bytes.map(|bytes| format!("{:032x}", u128::from_be_bytes(bytes)))
+}
+
 fn rank(since: Millis, priority: i32) -> Millis {
     since.saturating_sub(Millis::from(priority) * PRIORITY_STEP)
 }
 
-pub(super) fn enqueue(db: &Connection, entry: &Entry, now: Millis) -> Result<Enqueued> {
+pub(super) fn enqueue(db: &CountingConnection<'_>, entry: &Entry, now: Millis) -> Result<Enqueued> {
     if let Some(id) = owner_of(db, &entry.name, entry.unique.as_deref())? {
         return Ok(Enqueued { id, is_new: false });
     }
     let (due, since) = due(entry.when, now);
     let wait = if let When::After(wait) = entry.when { Some(wait) } else { None };
+    let state = if due > now { JobState::Scheduled } else { JobState::Waiting };
     db.prepare_cached(
         "INSERT INTO aside_jobs (state, rank, queue, name, unique_key, priority, enqueued_at, due_at, wait, label, origin, payload,
                                  trace, parent)
-         VALUES (:state, :rank, :queue, :name, :unique, :priority, :now, :due, :wait, :label, :origin, :payload, :trace, :parent)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
     )?
-    .execute(named_params! {
-        ":state": number(if due > now { JobState::Scheduled } else { JobState::Waiting }),
-        ":rank": rank(since, entry.priority),
-        ":queue": entry.queue,
-        ":name": entry.name,
-        ":unique": entry.unique,
-        ":priority": entry.priority,
-        ":now": now,
-        ":due": due,
-        ":wait": wait,
-        ":label": entry.label,
-        ":origin": entry.origin,
-        ":payload": entry.payload,
-        ":trace": entry.trace,
-        ":parent": entry.parent,
-    })?;
+    .execute(params![
+        number(state),
+        rank(since, entry.priority),
+        entry.queue,
+        entry.name,
+        entry.unique,
+        entry.priority,
+        now,
+        due,
+        wait,
+        entry.label,
+        entry.origin,
+        entry.payload,
+        entry.trace.as_deref().and_then(trace_bytes),
+        entry.parent,
+    ])?;
+    db.count(state, &entry.queue, 1);
     Ok(Enqueued { id: db.last_insert_rowid().unsigned_abs(), is_new: true })
 }
 
@@ -157,7 +169,7 @@ fn note_progress(db: &Connection, held: &HeldJob) -> Result<()> {
 }
 
 /// Removes a worker. Its jobs wait again at their old positions, or are cancelled if that was requested.
-pub(super) fn leave(db: &Connection, worker: &str, now: Millis) -> Result<()> {
+pub(super) fn leave(db: &CountingConnection<'_>, worker: &str, now: Millis) -> Result<()> {
     db.prepare_cached("DELETE FROM aside_workers WHERE id = ?1")?.execute([worker])?;
     for id in held_by(db, worker)? {
         release(db, id, now)?;
@@ -171,16 +183,21 @@ fn held_by(db: &Connection, worker: &str) -> Result<Vec<i64>> {
     held.query_map([worker], |row| row.get(0))?.collect()
 }
 
-fn release(db: &Connection, id: i64, now: Millis) -> Result<()> {
+fn release(db: &CountingConnection<'_>, id: i64, now: Millis) -> Result<()> {
     db.prepare_cached(
         "UPDATE aside_jobs SET
             state = CASE WHEN is_cancelling THEN 5 ELSE 0 END,
             ended_at = CASE WHEN is_cancelling THEN ?2 END,
             attempt = attempt - 1, worker = NULL, is_cancelling = 0
-         WHERE id = ?1",
+         WHERE id = ?1 RETURNING state, queue",
     )?
-    .execute([id, now])
-    .map(drop)
+    .query_row([id, now], |row| count_in(db, row, 1))
+}
+
+/// Counts the job of a row with its state and its queue.
+fn count_in(db: &CountingConnection<'_>, row: &Row<'_>, change: i64) -> Result<()> {
+    db.count(state_of(row.get(0)?)?, row.get_ref(1)?.as_str()?, change);
+    Ok(())
 }
 
 /// A worker whose lease seems to have expired.
@@ -193,7 +210,11 @@ pub(super) struct SuspectedWorker {
 }
 
 /// Releases the jobs of expired workers. Returns the workers that were removed, and the released jobs.
-pub(super) fn recover(db: &Connection, suspected: &[SuspectedWorker], now: Millis) -> Result<(Vec<String>, Recovered)> {
+pub(super) fn recover(
+    db: &CountingConnection<'_>,
+    suspected: &[SuspectedWorker],
+    now: Millis,
+) -> Result<(Vec<String>, Recovered)> {
     let (mut missing, mut recovered) = (Vec::new(), Recovered::default());
     for SuspectedWorker { worker, heartbeat } in suspected {
         let mut forget = db.prepare_cached("DELETE FROM aside_workers WHERE id = ?1 AND (?2 IS NULL OR beat = ?2)")?;
@@ -206,7 +227,7 @@ pub(super) fn recover(db: &Connection, suspected: &[SuspectedWorker], now: Milli
     Ok((missing, recovered))
 }
 
-fn interrupt_all(db: &Connection, worker: &str, now: Millis, recovered: &mut Recovered) -> Result<()> {
+fn interrupt_all(db: &CountingConnection<'_>, worker: &str, now: Millis, recovered: &mut Recovered) -> Result<()> {
     for id in held_by(db, worker)? {
         let is_dead = interrupt(db, id, now)?;
         recovered.dead.extend(is_dead.then_some(id.unsigned_abs()));
@@ -216,7 +237,7 @@ fn interrupt_all(db: &Connection, worker: &str, now: Millis, recovered: &mut Rec
 }
 
 /// Returns a job to its old position in the queue, unless it was interrupted too often. Returns true if it is dead now.
-fn interrupt(db: &Connection, id: i64, now: Millis) -> Result<bool> {
+fn interrupt(db: &CountingConnection<'_>, id: i64, now: Millis) -> Result<bool> {
     let counted = "UPDATE aside_jobs SET interruptions = interruptions + 1 WHERE id = ?1
                    RETURNING interruptions, is_cancelling";
     let (count, is_cancelling): (u32, bool) =
@@ -287,12 +308,13 @@ pub(super) fn check(db: &Connection) -> Result<()> {
     db.prepare_cached(written)?.execute([]).map(drop)
 }
 
-pub(super) fn claim(db: &Connection, worker: &str, capacities: &[Capacity], now: Millis) -> Result<Vec<Claimed>> {
-    db.prepare_cached(
-        "UPDATE aside_jobs SET state = 0 WHERE id IN
-            (SELECT id FROM aside_jobs INDEXED BY aside_jobs_due WHERE state = 1 AND due_at <= ?1 ORDER BY due_at LIMIT ?2)",
-    )?
-    .execute(params![now, MOST_DUE])?;
+pub(super) fn claim(
+    db: &CountingConnection<'_>,
+    worker: &str,
+    capacities: &[Capacity],
+    now: Millis,
+) -> Result<Vec<Claimed>> {
+    begin_to_wait(db, now)?;
     // An expired worker gets no jobs until it has joined again: its death would not be detected.
     if !is_worker(db, worker)? {
         return Ok(Vec::new());
@@ -304,7 +326,22 @@ pub(super) fn claim(db: &Connection, worker: &str, capacities: &[Capacity], now:
     Ok(claimed)
 }
 
-fn claim_of(db: &Connection, worker: &str, capacity: &Capacity, now: Millis) -> Result<Vec<Claimed>> {
+/// Makes scheduled jobs wait that are due.
+fn begin_to_wait(db: &CountingConnection<'_>, now: Millis) -> Result<()> {
+    let mut due = db.prepare_cached(
+        "UPDATE aside_jobs SET state = 0 WHERE id IN
+            (SELECT id FROM aside_jobs INDEXED BY aside_jobs_due WHERE state = 1 AND due_at <= ?1 ORDER BY due_at LIMIT ?2)
+         RETURNING state, queue",
+    )?;
+    let mut rows = due.query(params![now, MOST_DUE])?;
+    while let Some(row) = rows.next()? {
+        count_in(db, row, 1)?;
+        db.count(JobState::Scheduled, "", -1);
+    }
+    Ok(())
+}
+
+fn claim_of(db: &CountingConnection<'_>, worker: &str, capacity: &Capacity, now: Millis) -> Result<Vec<Claimed>> {
     let is_paused = db.prepare_cached("SELECT 1 FROM aside_queues WHERE name = ?1")?.exists([&capacity.queue])?;
     if is_paused || capacity.free == 0 {
         return Ok(Vec::new());
@@ -318,6 +355,7 @@ fn claim_of(db: &Connection, worker: &str, capacity: &Capacity, now: Millis) -> 
     )?;
     let rows = claim.query_map(params![worker, now, capacity.queue, count(capacity.free as u64)], claimed_in)?;
     let mut ranked: Vec<(Millis, Claimed)> = rows.collect::<Result<_>>()?;
+    db.count(JobState::Waiting, &capacity.queue, -(ranked.len() as i64));
     // The returned rows are in no particular order.
     ranked.sort_by_key(|(rank, job)| (*rank, job.id));
     Ok(ranked.into_iter().map(|(_, job)| job).collect())
@@ -333,7 +371,7 @@ fn claimed_in(row: &Row<'_>) -> Result<(Millis, Claimed)> {
         queue: row.get(5)?,
         attempt: row.get(6)?,
         origin: row.get(7)?,
-        trace: row.get(8)?,
+        trace: trace_text(row.get(8)?),
         parent: row.get(9)?,
         enqueued_at: row.get(10)?,
     };
@@ -348,7 +386,13 @@ pub(super) fn next_due(db: &Connection) -> Result<Option<Millis>> {
     .optional()
 }
 
-pub(super) fn resolve(db: &Connection, id: u64, token: u64, resolved: &ResolvedAttempt, now: Millis) -> Result<bool> {
+pub(super) fn resolve(
+    db: &CountingConnection<'_>,
+    id: u64,
+    token: u64,
+    resolved: &ResolvedAttempt,
+    now: Millis,
+) -> Result<bool> {
     let is_running = runs(db, key(id), token)?;
     if !is_running {
         return acknowledge_completed(db, key(id), token);
@@ -396,7 +440,7 @@ fn runs(db: &Connection, id: i64, token: u64) -> Result<bool> {
 }
 
 /// Completes the job if the claim is its last one. Returns true if it was.
-pub(super) fn complete(db: &Connection, id: u64, token: u64, now: Millis) -> Result<bool> {
+pub(super) fn complete(db: &CountingConnection<'_>, id: u64, token: u64, now: Millis) -> Result<bool> {
     let is_current = runs(db, key(id), token)?;
     if is_current {
         finish(db, key(id), JobState::Done, now)?;
@@ -418,42 +462,43 @@ pub(super) fn is_completed(db: &Connection, id: u64, token: u64) -> Result<bool>
         .exists([key(id), key(token)])
 }
 
-fn die(db: &Connection, id: i64, failure: &AttemptFailure, now: Millis) -> Result<()> {
+fn die(db: &CountingConnection<'_>, id: i64, failure: &AttemptFailure, now: Millis) -> Result<()> {
     let cause = "UPDATE aside_jobs SET cause = ?2 WHERE id = ?1";
     db.prepare_cached(cause)?.execute(params![id, failure.kind.as_str()])?;
     groups::enter(db, id, &failure.message, now)?;
     finish(db, id, JobState::Dead, now)
 }
 
-fn finish(db: &Connection, id: i64, state: JobState, now: Millis) -> Result<()> {
+fn finish(db: &CountingConnection<'_>, id: i64, state: JobState, now: Millis) -> Result<()> {
     db.prepare_cached(
         "UPDATE aside_jobs SET state = ?2, ended_at = ?3, worker = NULL, is_cancelling = 0 WHERE id = ?1",
     )?
-    .execute(params![id, number(state), now])
-    .map(drop)
+    .execute(params![id, number(state), now])?;
+    db.count(state, "", 1);
+    Ok(())
 }
 
 /// Makes the job wait for its next attempt, unless it was cancelled, which its worker may not have received.
-fn schedule_retry(db: &Connection, id: i64, wait: Millis, now: Millis) -> Result<()> {
+fn schedule_retry(db: &CountingConnection<'_>, id: i64, wait: Millis, now: Millis) -> Result<()> {
     let (due, since) = due(When::After(wait), now);
     let priority =
         db.prepare_cached("SELECT priority FROM aside_jobs WHERE id = ?1")?.query_row([id], |row| row.get(0))?;
-    db.prepare_cached(
+    let mut retried = db.prepare_cached(
         "UPDATE aside_jobs SET
             state = CASE WHEN is_cancelling THEN 5 ELSE :state END,
             ended_at = CASE WHEN is_cancelling THEN :now END,
             rank = :rank, due_at = :due, wait = :wait, worker = NULL, is_cancelling = 0
-         WHERE id = :id",
-    )?
-    .execute(named_params! {
+         WHERE id = :id RETURNING state, queue",
+    )?;
+    let values = named_params! {
         ":id": id,
         ":state": number(if due > now { JobState::Scheduled } else { JobState::Waiting }),
         ":now": now,
         ":rank": rank(since, priority),
         ":due": due,
         ":wait": wait,
-    })
-    .map(drop)
+    };
+    retried.query_row(values, |row| count_in(db, row, 1))
 }
 
 /// Stores a failure, and deletes the oldest ones beyond the limit.
@@ -471,11 +516,12 @@ fn fail(db: &Connection, id: i64, failure: &AttemptFailure, now: Millis) -> Resu
         .map(drop)
 }
 
-pub(super) fn cancel(db: &Connection, id: u64, now: Millis) -> Result<Option<JobState>> {
+pub(super) fn cancel(db: &CountingConnection<'_>, id: u64, now: Millis) -> Result<Option<JobState>> {
     let id = key(id);
-    let Some(state) = state(db, id)? else { return Ok(None) };
+    let Some((state, queue)) = state_and_queue(db, id)? else { return Ok(None) };
     match state {
         JobState::Waiting | JobState::Scheduled => {
+            db.count(state, &queue, -1);
             finish(db, id, JobState::Cancelled, now)?;
             return Ok(Some(JobState::Cancelled));
         }
@@ -487,15 +533,14 @@ pub(super) fn cancel(db: &Connection, id: u64, now: Millis) -> Result<Option<Job
     Ok(Some(state))
 }
 
-fn state(db: &Connection, id: i64) -> Result<Option<JobState>> {
-    let state = db
-        .prepare_cached("SELECT state FROM aside_jobs WHERE id = ?1")?
-        .query_row([id], |row| row.get(0))
-        .optional()?;
-    state.map(state_of).transpose()
+fn state_and_queue(db: &Connection, id: i64) -> Result<Option<(JobState, String)>> {
+    db.prepare_cached("SELECT state, queue FROM aside_jobs WHERE id = ?1")?
+        .query_row([id], |row| Ok((state_of(row.get(0)?)?, row.get(1)?)))
+        .optional()
 }
 
-pub(super) fn revive(db: &Connection, id: u64, now: Millis) -> Result<bool> {
+pub(super) fn revive(db: &CountingConnection<'_>, id: u64, now: Millis) -> Result<bool> {
+    let Some((state, queue)) = state_and_queue(db, key(id))? else { return Ok(false) };
     let known = "SELECT name, unique_key FROM aside_jobs WHERE id = ?1 AND state IN (1, 4, 5)";
     let key_of = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
     let known: Option<(String, Option<String>)> = db.prepare_cached(known)?.query_row([key(id)], key_of).optional()?;
@@ -504,32 +549,35 @@ pub(super) fn revive(db: &Connection, id: u64, now: Millis) -> Result<bool> {
         return Ok(false);
     }
     let group = groups::of(db, key(id))?;
-    let revived = db
-        .prepare_cached(
-            "UPDATE aside_jobs SET
+    db.prepare_cached(
+        "UPDATE aside_jobs SET
                 attempt = CASE WHEN state = 1 THEN attempt ELSE 0 END,
                 interruptions = CASE WHEN state = 1 THEN interruptions ELSE 0 END,
                 state = 0, rank = ?2 - priority * ?3, due_at = ?2, wait = NULL, ended_at = NULL
              WHERE id = ?1",
-        )?
-        .execute(params![key(id), now, PRIORITY_STEP])?;
+    )?
+    .execute(params![key(id), now, PRIORITY_STEP])?;
+    db.count(state, "", -1);
+    db.count(JobState::Waiting, &queue, 1);
     group.map_or(Ok(()), |group| groups::leave(db, key(id), group))?;
-    Ok(revived > 0)
+    Ok(true)
 }
 
-pub(super) fn discard(db: &Connection, id: u64) -> Result<bool> {
+pub(super) fn discard(db: &CountingConnection<'_>, id: u64) -> Result<bool> {
     let group = groups::of(db, key(id))?;
     let is_discarded = delete(db, id)?;
     group.map_or(Ok(()), |group| groups::leave(db, key(id), group))?;
     Ok(is_discarded)
 }
 
-fn delete(db: &Connection, id: u64) -> Result<bool> {
-    let discarded = db.prepare_cached("DELETE FROM aside_jobs WHERE id = ?1 AND state <> 2")?.execute([key(id)])?;
-    if discarded > 0 {
+fn delete(db: &CountingConnection<'_>, id: u64) -> Result<bool> {
+    let discarded = "DELETE FROM aside_jobs WHERE id = ?1 AND state <> 2 RETURNING state, queue";
+    let discarded =
+        db.prepare_cached(discarded)?.query_row([key(id)], |row| count_in(db, row, -1)).optional()?.is_some();
+    if discarded {
         db.prepare_cached("DELETE FROM aside_failures WHERE job = ?1")?.execute([key(id)])?;
     }
-    Ok(discarded > 0)
+    Ok(discarded)
 }
 
 pub(super) fn pause(db: &Connection, queue: &str, paused: bool) -> Result<()> {
@@ -571,7 +619,7 @@ fn info_in(row: &Row<'_>) -> Result<JobInfo> {
         done: row.get::<_, i64>(16)?.unsigned_abs(),
         total: row.get::<_, i64>(17)?.unsigned_abs(),
         message: row.get(18)?,
-        trace: row.get(19)?,
+        trace: trace_text(row.get(19)?),
         parent: row.get(20)?,
         is_paused: false,
         failures: Vec::new(),
@@ -612,7 +660,7 @@ pub(super) fn of_trace(db: &Connection, trace: &str, most: usize) -> Result<Vec<
          WHERE trace = ?1 ORDER BY id LIMIT ?2"
     );
     let mut list = db.prepare_cached(&list)?;
-    let jobs = list.query_map(params![trace, count(most as u64)], listed_in)?;
+    let jobs = list.query_map(params![trace_bytes(trace), count(most as u64)], listed_in)?;
     jobs.map(|info| with_failures(db, info?, FAILURES)).collect()
 }
 
@@ -718,7 +766,13 @@ pub(super) fn last_tick(db: &Connection, schedule: &str) -> Result<Option<Millis
     db.prepare_cached(last)?.query_row([schedule], |row| row.get(0)).optional()
 }
 
-pub(super) fn tick(db: &Connection, schedule: &str, due: Millis, job: Option<&Entry>, now: Millis) -> Result<bool> {
+pub(super) fn tick(
+    db: &CountingConnection<'_>,
+    schedule: &str,
+    due: Millis,
+    job: Option<&Entry>,
+    now: Millis,
+) -> Result<bool> {
     let ticked = db
         .prepare_cached(
             "INSERT INTO aside_schedules (name, last_tick) VALUES (?1, ?2)
@@ -733,7 +787,7 @@ pub(super) fn tick(db: &Connection, schedule: &str, due: Millis, job: Option<&En
 }
 
 /// Deletes some of the jobs beyond the retention. Returns their number.
-pub(super) fn prune(db: &Connection, keep: Retention, now: Millis) -> Result<usize> {
+pub(super) fn prune(db: &CountingConnection<'_>, keep: Retention, now: Millis) -> Result<usize> {
     let age = Millis::try_from(keep.age.as_millis()).unwrap_or(Millis::MAX);
     let surplus = db
         .prepare_cached(

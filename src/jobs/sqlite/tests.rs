@@ -462,7 +462,7 @@ fn a_full_disk_rolls_back_the_call_and_keeps_existing_jobs() {
 
 /// Limits the size of the file to `more` additional pages.
 fn limit(jobs: &Sqlite, more: Option<u32>) {
-    let set = move |db: &Connection| {
+    let set = move |db: &CountingConnection<'_>| {
         let pages: u32 = db.query_row("PRAGMA page_count", [], |row| row.get(0))?;
         let most = more.map_or(1 << 30, |more| pages + more);
         db.query_row(&format!("PRAGMA max_page_count = {most}"), [], |_| Ok(()))
@@ -584,7 +584,7 @@ fn waiting_writes_share_one_transaction() {
             let add = || jobs.writer.ask(Commit::DURABLE, |db| statements::enqueue(db, &entry("a"), T)).unwrap();
             let added: Vec<_> = (0..20).map(|_| add()).collect();
             // The writes of the batch are visible to the last one, and to no other connection yet.
-            let poll = move |db: &Connection| Ok((count(db), count(&Connection::open(&path)?)));
+            let poll = move |db: &CountingConnection<'_>| Ok((count(db), count(&Connection::open(&path)?)));
             (added, jobs.writer.ask(Commit::DURABLE, poll).unwrap())
         };
         scope.spawn(ask).join().unwrap()
@@ -691,6 +691,88 @@ fn a_transaction_that_fails_or_panics_is_rolled_back_and_the_job_continues() {
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panicking)).is_err());
     assert_eq!((state(&jobs, claimed.id), orders(&home)), (JobState::Running, 0));
     assert!(jobs.resolve(claimed.id, claimed.token, Resolution::Done.into(), T).unwrap());
+}
+
+/// The engine's connection has no triggers, but the application may borrow it.
+#[test]
+fn the_applications_triggers_run_in_a_transaction_and_each_job_is_counted_once() {
+    let home = Home::new();
+    let jobs = home.open();
+    let tables = "CREATE TABLE orders (name TEXT); CREATE TABLE carts (name TEXT);
+                  CREATE TRIGGER ordered AFTER INSERT ON carts BEGIN INSERT INTO orders VALUES (NEW.name); END";
+    home.connect().execute_batch(tables).unwrap();
+    for done in 1..=2 {
+        let (_, claimed) = running(&jobs);
+        let order = |db: &Transaction<'_>| {
+            enqueue_in(db, &Entry { queue: "mail".into(), ..entry("b") }, T)?;
+            Ok(db.execute("INSERT INTO carts VALUES ('tea')", [])?)
+        };
+        jobs.transaction(claimed.id, claimed.token, T, order, LastValues::default).unwrap();
+        assert_eq!(orders(&home), done as i64);
+        assert_eq!(jobs.counts().unwrap(), JobCounts { waiting: done, done, ..JobCounts::default() });
+    }
+}
+
+/// A process of an older version may still run, and does not count.
+#[test]
+fn what_other_connections_write_is_counted() {
+    let home = Home::new();
+    let jobs = home.open();
+    let db = home.connect();
+    let added = "INSERT INTO aside_jobs (state, rank, queue, name, priority, enqueued_at, due_at, label, payload)
+                 VALUES (0, 0, 'default', 'a', 0, 0, 0, 'a', '{}'), (0, 0, 'mail', 'a', 0, 0, 0, 'a', '{}')";
+    db.execute(added, []).unwrap();
+    assert_eq!(jobs.counts().unwrap(), JobCounts { waiting: 2, ..JobCounts::default() });
+    db.execute("UPDATE aside_jobs SET state = 3, ended_at = 0 WHERE id = 1", []).unwrap();
+    assert_eq!(jobs.counts().unwrap(), JobCounts { waiting: 1, done: 1, ..JobCounts::default() });
+    db.execute("DELETE FROM aside_jobs", []).unwrap();
+    assert_eq!(jobs.counts().unwrap(), JobCounts::default());
+}
+
+/// The stored counts must follow each change of a state, also of several in one transaction.
+#[test]
+fn the_stored_counts_are_those_of_the_jobs() {
+    let home = Home::new();
+    let jobs = home.open();
+    let later = Entry { when: When::After(50), queue: "mail".into(), ..entry("a") };
+    let ids: Vec<u64> = jobs
+        .enqueue(vec![later, entry("a"), entry("b"), entry("c"), entry("d")], T)
+        .unwrap()
+        .iter()
+        .map(|new| new.id)
+        .collect();
+    assert_counted(&home);
+    let worker = jobs.join().unwrap();
+    let claimed = [take(&jobs, &worker), take(&jobs, &worker), take(&jobs, &worker)];
+    let failure = AttemptFailure::new(FailureKind::Failed, "broken");
+    let ended =
+        [Resolution::Retry { wait: 10, failure: failure.clone() }, Resolution::Dead { failure }, Resolution::Released];
+    let ended: Vec<_> = claimed
+        .iter()
+        .zip(ended)
+        .map(|(job, resolution)| EndedAttempt { id: job.id, token: job.token, resolved: Arc::new(resolution.into()) })
+        .collect();
+    assert_eq!(jobs.cancel(ids[4], T).unwrap(), Some(JobState::Cancelled));
+    exchange(&jobs, &worker, &ended);
+    assert_counted(&home);
+    assert!(jobs.revive(claimed[1].id, T).unwrap());
+    assert_counted(&home);
+    let all = [Capacity { queue: "default".into(), free: 1 }, Capacity { queue: "mail".into(), free: 9 }];
+    jobs.claim(&worker, &all, T + 100).unwrap();
+    assert_counted(&home);
+    jobs.leave(&worker, T + 100).unwrap();
+    assert!(jobs.discard(ids[4]).unwrap());
+    assert_counted(&home);
+}
+
+fn assert_counted(home: &Home) {
+    let difference = "SELECT count(*) FROM (
+        SELECT state, queue, sum(count) AS count FROM (
+            SELECT state, queue, -count AS count FROM aside_counts
+            UNION ALL SELECT state, CASE state WHEN 0 THEN queue ELSE '' END, 1 FROM aside_jobs WHERE state <> 2
+        ) GROUP BY state, queue) WHERE count <> 0";
+    let differences: i64 = home.connect().query_row(difference, [], |row| row.get(0)).unwrap();
+    assert_eq!(differences, 0, "states and queues with a wrong count");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::counts::{self, CountingConnection};
 use super::errors;
 use super::schema::Database;
 use crate::error::{Error, Result};
@@ -59,7 +60,7 @@ trait Write: Send {
     fn commit(&self) -> Commit;
     /// May be called twice: when a transaction of several writes has failed, each is repeated in a transaction of its
     /// own.
-    fn run(&mut self, db: &Connection) -> rusqlite::Result<()>;
+    fn run(&mut self, db: &CountingConnection<'_>) -> rusqlite::Result<()>;
     fn answer(self: Box<Self>, outcome: Result<(), Unavailable>);
 }
 
@@ -70,12 +71,12 @@ struct Op<T, F> {
     answer: Sender<Result<T, Unavailable>>,
 }
 
-impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Write for Op<T, F> {
+impl<T: Send, F: FnMut(&CountingConnection<'_>) -> rusqlite::Result<T> + Send> Write for Op<T, F> {
     fn commit(&self) -> Commit {
         self.commit
     }
 
-    fn run(&mut self, db: &Connection) -> rusqlite::Result<()> {
+    fn run(&mut self, db: &CountingConnection<'_>) -> rusqlite::Result<()> {
         self.value = Some((self.run)(db)?);
         Ok(())
     }
@@ -99,7 +100,7 @@ impl Batch<'_> {
     pub(super) fn add<T, F>(&mut self, commit: Commit, run: F) -> Receiver<Result<T, Unavailable>>
     where
         T: Send + 'static,
-        F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        F: FnMut(&CountingConnection<'_>) -> rusqlite::Result<T> + Send + 'static,
     {
         let (answer, answered) = channel();
         self.writes.push(Box::new(Op { commit, run, value: None, answer }));
@@ -152,7 +153,7 @@ impl Writer {
     pub(super) fn write<T, F>(&self, commit: Commit, run: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        F: FnMut(&CountingConnection<'_>) -> rusqlite::Result<T> + Send + 'static,
     {
         result(&self.ask(commit, run)?)
     }
@@ -166,7 +167,7 @@ impl Writer {
     pub(super) fn ask<T, F>(&self, commit: Commit, run: F) -> Result<Receiver<Result<T, Unavailable>>>
     where
         T: Send + 'static,
-        F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        F: FnMut(&CountingConnection<'_>) -> rusqlite::Result<T> + Send + 'static,
     {
         let mut batch = self.batch();
         let answered = batch.add(commit, run);
@@ -415,9 +416,11 @@ impl WriterThread {
         db.prepare_cached("BEGIN IMMEDIATE")
             .and_then(|mut begin| begin.execute([]))
             .map_err(|e| Fault::InAll(describe(e)))?;
+        let counting = CountingConnection::new(db).map_err(|e| Fault::InAll(describe(e)))?;
         for write in batch {
-            write.run(db).map_err(|e| Fault::InOne(describe(e)))?;
+            write.run(&counting).map_err(|e| Fault::InOne(describe(e)))?;
         }
+        counting.store().map_err(|e| Fault::InOne(describe(e)))?;
         let began = Instant::now();
         let committed = db.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
         if self.syncs == Some(true) {
@@ -457,12 +460,22 @@ impl WriterThread {
             let _ = answer.send(Err(unavailable));
             return;
         }
+        // The borrower writes to the application's tables, and those may have triggers too.
+        if let Some(db) = &self.db
+            && let Err(error) = counts::set_triggers(db, true)
+        {
+            let _ = answer.send(Err(errors::unavailable(&self.database.name, &error)));
+            return;
+        }
         let (back, returned) = channel();
         // If the borrower is gone, or panics, the connection is dropped there and so returned.
         let _ = answer.send(Ok(LentConnection { db: self.db.take(), back }));
         self.db = returned.recv().ok();
         self.syncs = None;
         self.roll_back();
+        if self.db.as_ref().is_some_and(|db| counts::set_triggers(db, false).is_err()) {
+            self.db = None;
+        }
         self.notify();
     }
 
