@@ -11,8 +11,19 @@ use std::ops::Deref;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Result, params};
 
-use super::statements::number;
 use crate::jobs::record::JobState;
+
+/// Returns the number of a state in the table.
+pub(super) fn number(state: JobState) -> u8 {
+    match state {
+        JobState::Waiting => 0,
+        JobState::Scheduled => 1,
+        JobState::Running => 2,
+        JobState::Done => 3,
+        JobState::Dead => 4,
+        JobState::Cancelled => 5,
+    }
+}
 
 /// Sets whether the triggers of a connection run. Its prepared statements are prepared again.
 pub(super) fn set_triggers(db: &Connection, enabled: bool) -> Result<()> {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
-use super::counts::CountingConnection;
+use super::counts::{CountingConnection, number};
 use super::groups;
 use crate::background::output::Output;
 use crate::jobs::engine::{
@@ -31,18 +31,6 @@ const LONGEST_WAIT: Millis = Millis::MAX / 2;
 
 /// The number of jobs that are deleted in one transaction.
 pub(super) const MOST_PRUNED: usize = 500;
-
-/// Returns the number of a state in the table.
-pub(super) fn number(state: JobState) -> u8 {
-    match state {
-        JobState::Waiting => 0,
-        JobState::Scheduled => 1,
-        JobState::Running => 2,
-        JobState::Done => 3,
-        JobState::Dead => 4,
-        JobState::Cancelled => 5,
-    }
-}
 
 fn state_of(number: u8) -> Result<JobState> {
     let state = JobState::ALL.into_iter().find(|state| self::number(*state) == number);
