@@ -60,7 +60,11 @@ use sizes::{Hang, MakeSizes, RemoveFiles};
 use store::Store;
 
 fn main() -> Result<()> {
-    app_with(Settings::from_env()?, Sources::from_env()?)?.main()
+    site_from_env()?.main()
+}
+
+fn site_from_env() -> Result<App> {
+    app_with(Settings::from_env()?, Sources::from_env()?)
 }
 
 /// Returns the site without sources for its feed, for tests of other parts.

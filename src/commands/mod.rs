@@ -70,15 +70,17 @@ impl App {
     /// # Errors
     /// The errors of [`run`](App::run), and of the job store.
     pub fn main(self) -> Result<()> {
+        // A child process has the arguments of its parent, which may be a test.
+        let app = self.serve_parent_in_child()?;
         let arguments: Vec<String> = env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
         let (program, rest) = arguments.split_first().map_or(("site", &[][..]), |(program, rest)| (program, rest));
         let program = Path::new(program).file_name().map_or(program.into(), |name| name.to_string_lossy());
         let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
         match Command::parse(&rest) {
-            Ok(Command::Serve) => self.run(),
+            Ok(Command::Serve) => app.run(),
             #[cfg(feature = "jobs")]
-            Ok(Command::Work) => self.work(),
-            Ok(command) => self.report(command, &program).and_then(print),
+            Ok(Command::Work) => app.work(),
+            Ok(command) => app.report(command, &program).and_then(print),
             Err(misuse) => {
                 eprintln!("{program}: {misuse} (`{program} --help` lists the commands)");
                 process::exit(MISUSE)
