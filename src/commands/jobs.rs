@@ -129,5 +129,5 @@ fn cancel(jobs: &Jobs, id: u64) -> Result<bool> {
 }
 
 fn missing(id: u64) -> Error {
-    Error::internal(format!("there is no job {id}"))
+    Error::internal(format!("job {id} does not exist"))
 }

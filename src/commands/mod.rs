@@ -61,8 +61,8 @@ impl App {
     /// | `shop jobs pause mail`, `shop jobs resume mail` | pauses a queue in all processes, and resumes it |
     /// | `shop --help` | lists the commands |
     ///
-    /// The commands about jobs work on the store of the application, while other processes use it too. There is no command to
-    /// migrate: the tables of the jobs are migrated when the store is opened.
+    /// The commands about jobs use the store of the application, also while other processes use it. No command migrates: the
+    /// application migrates the tables of the jobs when it opens the store.
     ///
     /// The exit status is 0, or 1 after an error and if `check` has found something, or 2 if the arguments are not a command;
     /// the last line on standard error then says what is wrong.

@@ -79,7 +79,7 @@ fn the_commands_about_jobs_read_and_change_the_store() {
 fn a_job_that_cannot_be_changed_is_an_error_after_the_others_were_changed() {
     let site = Site::new();
     let id = site.jobs().enqueue(Fails).unwrap().id;
-    assert_eq!(site.refusal("jobs show 99"), "there is no job 99");
+    assert_eq!(site.refusal("jobs show 99"), "job 99 does not exist");
     let message = "1 job was discarded, and 1 not: job 99 does not exist";
     assert_eq!(site.refusal(&format!("jobs discard {id} 99")), message);
     assert!(site.jobs().find(id).unwrap().is_none());

@@ -251,7 +251,7 @@ pub struct Config {
     /// folder may be missing.
     pub templates: PathBuf,
     /// `ASIDE_LOG`: the format of the log, `text` (the default) or `json`. It applies to [`App::run`](crate::App::run) and
-    /// [`App::work`](crate::App::work), unless the application has installed a logger. What is logged depends on `RUST_LOG`.
+    /// [`App::work`](crate::App::work), unless the application has installed a logger. `RUST_LOG` selects the lines.
     pub log: LogFormat,
     /// `ASIDE_LOOPBACK_CLIENTS`, for tests: `true` counts each loopback address as a separate client.
     #[doc(hidden)]

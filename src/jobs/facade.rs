@@ -279,7 +279,6 @@ impl Jobs {
     ///
     /// # Errors
     /// An error if the engine is unreachable.
-    #[cfg_attr(not(feature = "panel"), allow(dead_code, reason = "the page of a request lists them"))]
     pub(crate) fn of_trace(&self, trace: &str) -> Result<Vec<JobInfo>> {
         self.up_to_date(|engine| engine.of_trace(trace, MOST_OF_TRACE))
     }
@@ -330,7 +329,6 @@ impl Jobs {
     ///
     /// # Errors
     /// An error if the engine is unreachable.
-    #[cfg_attr(not(feature = "panel"), allow(dead_code, reason = "the panel lists them"))]
     pub(crate) fn next_to_run(&self, queue: Option<&str>, most: usize) -> Result<Vec<JobInfo>> {
         self.up_to_date(|engine| engine.next_to_run(queue, most))
     }
@@ -347,7 +345,6 @@ impl Jobs {
     ///
     /// # Errors
     /// An error if the engine is unreachable.
-    #[cfg_attr(not(feature = "panel"), allow(dead_code, reason = "the panel lists them"))]
     pub(crate) fn workers(&self) -> Result<Vec<WorkerInfo>> {
         self.engine.workers()
     }
@@ -356,7 +353,6 @@ impl Jobs {
     ///
     /// # Errors
     /// An error if the engine is unreachable.
-    #[cfg_attr(not(feature = "panel"), allow(dead_code, reason = "the panel lists them"))]
     pub(crate) fn schedules(&self) -> Result<Vec<ScheduleInfo>> {
         let now = self.now();
         self.config.schedules.iter().map(|schedule| schedule.info(&*self.engine, now)).collect()
@@ -367,7 +363,6 @@ impl Jobs {
     ///
     /// # Errors
     /// The errors of [`enqueue`](crate::jobs::enqueue()).
-    #[cfg_attr(not(feature = "panel"), allow(dead_code, reason = "the panel calls it"))]
     pub(crate) fn run_schedule_now(&self, name: &str) -> Result<Option<Enqueued>> {
         let Some(schedule) = self.config.schedules.iter().find(|schedule| schedule.name() == name) else {
             return Ok(None);

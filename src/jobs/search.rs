@@ -40,7 +40,6 @@ impl Jobs {
     ///
     /// # Errors
     /// An error if the engine is unreachable.
-    #[cfg_attr(not(feature = "panel"), allow(dead_code, reason = "the panel searches"))]
     pub(crate) fn search(&self, filter: &JobFilter, most: usize) -> Result<FoundJobs> {
         self.search_newest(filter, most, MOST_SEARCHED)
     }

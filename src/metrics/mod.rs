@@ -77,7 +77,6 @@ impl Metrics {
 
     /// Returns the last hour of this process, minute by minute, the oldest first. The last entry is the current minute,
     /// which is incomplete. Other processes of the same site are not included.
-    #[cfg_attr(not(feature = "panel"), allow(dead_code, reason = "the panel shows it"))]
     pub(crate) fn last_hour(&self) -> [Minute; MINUTES] {
         self.history.snapshot(self.totals(), Instant::now())
     }

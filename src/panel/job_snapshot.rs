@@ -197,7 +197,7 @@ impl List {
     /// Returns the first waiting jobs in the order in which they start.
     fn next_to_run(jobs: &Jobs, most: usize) -> Result<List> {
         let mut found = jobs.next_to_run(None, most + 1)?;
-        // There is no page for the others in this order: the next page begins with the newest job.
+        // No page lists the other jobs in this order: the next page begins with the newest job.
         let older = (found.len() > most).then_some(u64::MAX);
         found.truncate(most);
         let caption = "They start as soon as a worker has capacity, in this order.";

@@ -27,7 +27,7 @@ use crate::jobs::{JobCounts, Jobs};
 
 const TEMPLATE: &str = "aside/panel_overview.html";
 
-/// The age up to which a failed task needs a person: a day. There is no other end to it, since nobody can confirm it.
+/// The age up to which a failed task or request needs attention: a day. The panel has no button that marks a failure as read.
 const RECENT: Millis = 24 * 3_600_000;
 
 /// The number of overdue tasks on the page.

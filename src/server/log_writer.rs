@@ -1,7 +1,7 @@
 //! The queue between the threads that log and the one thread that writes their lines.
 //!
-//! Routine lines, of requests, tasks and jobs, wait up to [`LAG`], so that many are written in one call. The thread that logs any
-//! other line waits until it is written, unless the log is not read. All lines are in one buffer and so keep their order, but
+//! Routine lines (requests, tasks and jobs) wait up to [`LAG`], so that many are written in one call. A thread that logs another
+//! line waits until the line is written, unless the log is not read. All lines are in one buffer and so keep their order, but
 //! each kind has space of its own: a flood of routine lines displaces no warning.
 
 use std::fmt;

@@ -283,7 +283,7 @@ impl App {
     /// arguments and variables, and with the listening socket as well. When the new process serves, this one stops as above; until
     /// then both serve. If the new process ends before it serves, or takes more than two minutes, this one continues, and the log
     /// says why. An open connection is served until its next response, which closes it, for `ASIDE_GRACE` at most; then tasks have
-    /// `ASIDE_GRACE`. Process 1 of a container, and [`work`](App::work), ignore SIGUSR2. What is in memory is lost: cached
+    /// `ASIDE_GRACE`. Process 1 of a container and [`work`](App::work) ignore SIGUSR2. The new process does not have what is in memory: cached
     /// values, the state of live pages, jobs in memory, and, with `ASIDE_STORE=memory:`, which sessions have ended.
     ///
     /// The service manager is notified if it sets `NOTIFY_SOCKET` (systemd's `Type=notify`): of the start, of the stop, and of the

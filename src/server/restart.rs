@@ -4,8 +4,8 @@
 //! The new process has one end of a Unix socket as its standard input, and receives the listening socket over it. Close-on-exec
 //! stays set on the listening socket, so that no other child of this process inherits it.
 //!
-//! Whether a call on the listening socket blocks is a property that both processes share, and each transport needs another one.
-//! So only one of them accepts connections at a time: the new process prepares the application and then asks this one to stop
+//! Both processes share the blocking mode of the listening socket, and each transport needs another mode. So only one process
+//! accepts connections at a time: the new process prepares the application and then asks this one to stop
 //! accepting. Clients that connect in that moment wait in the queue of the socket. If the new process then ends before it serves,
 //! this one accepts connections again.
 

@@ -165,8 +165,8 @@ impl TestClient {
     }
 
     /// Waits until all background tasks have ended and the hooks of [`App::on_failure`] have returned, and runs the jobs that
-    /// are due, until there are no more of either. A task that waits between two attempts makes the next one at once. Scheduled jobs, and jobs that wait for a retry, do not run
-    /// before [`advance`](TestClient::advance).
+    /// are due, until no task and no due job is left. A task that waits between two attempts makes the next one at once. Scheduled
+    /// jobs, and jobs that wait for a retry, do not run before [`advance`](TestClient::advance).
     ///
     /// # Panics
     /// If a task has not ended, or jobs still enqueue further jobs, after 60 s; the message names the tasks. Also if the job

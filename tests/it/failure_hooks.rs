@@ -461,11 +461,17 @@ fn reports_that_wait_at_a_shutdown_are_delivered_with_the_tasks_of_the_hook() {
     for _ in 0..5 {
         assert!(ureq::get(format!("http://{addr}/")).call().is_err());
     }
-    let stops = std::thread::spawn(move || server.stop());
+    let (tell, stopped) = mpsc::channel();
+    let stops = std::thread::spawn(move || {
+        server.stop();
+        tell.send(()).unwrap();
+    });
     while std::net::TcpStream::connect(addr).is_ok() {
         std::thread::yield_now();
     }
     assert_eq!(reports.all().len(), 0);
+    // Without the wait, the process would stop within milliseconds.
+    assert!(stopped.recv_timeout(Duration::from_millis(500)).is_err(), "the shutdown waits for the hooks");
     drop(release);
     stops.join().unwrap();
     assert_eq!((reports.all().len(), sent.load(Ordering::Relaxed)), (10, 10));

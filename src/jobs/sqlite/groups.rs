@@ -32,7 +32,7 @@ pub(super) fn of(db: &Connection, id: i64) -> Result<Option<i64>> {
     Ok(group.flatten())
 }
 
-/// Removes a job, which is no longer dead, from its group.
+/// Removes a job from its group. The job is no longer dead.
 pub(super) fn leave(db: &Connection, id: i64, group: i64) -> Result<()> {
     let counted = "UPDATE aside_groups SET count = count - 1 WHERE id = ?1 RETURNING count, newest";
     let (left, newest): (i64, i64) =
