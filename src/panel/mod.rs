@@ -18,6 +18,7 @@ mod page;
 mod polled_page;
 mod request_tree;
 mod requests;
+mod response_row;
 mod snapshot;
 mod sparkline;
 mod tasks;

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use super::moment::Moment;
+use super::response_row::{ErrorRow, LINE, ResponseRow};
 use super::snapshot::elapsed;
 use crate::background::lineage::Parent;
 use crate::background::progress::TaskState;
@@ -18,7 +19,7 @@ use crate::background::request_info::RequestInfo;
 use crate::background::request_log::{EndedRequest, RequestLog};
 use crate::background::scope::Scope;
 use crate::background::trace_id::TraceId;
-use crate::http::error_pages::sanitize::{visible_line, visible_up_to};
+use crate::http::error_pages::sanitize::visible_line;
 use crate::jobs::engine::MOST_OF_TRACE;
 use crate::jobs::record::{Millis, millis};
 use crate::jobs::{FailureKind, JobFailure, JobInfo, JobState, Jobs};
@@ -31,10 +32,6 @@ const MOST: usize = 500;
 
 /// The deepest level. Deeper nodes are shown there too, so that a chain of any length is legible.
 const DEEPEST: usize = 12;
-
-/// The lengths, in characters, of a name and of an error.
-const LINE: usize = 200;
-const ERROR: usize = 2_000;
 
 /// The difference of clocks, in milliseconds, up to which a job may seem older than the task that enqueued it.
 const CLOCK_SLACK: Millis = 1_000;
@@ -83,23 +80,6 @@ struct RequestRow {
     response: Option<ResponseRow>,
 }
 
-#[derive(Clone, PartialEq, Serialize)]
-struct ResponseRow {
-    route: Option<String>,
-    status: u16,
-    has_failed: bool,
-    began: Option<Moment>,
-    took: String,
-    started: u32,
-    error: Option<ErrorRow>,
-}
-
-#[derive(Clone, PartialEq, Serialize)]
-struct ErrorRow {
-    message: String,
-    location: Option<String>,
-}
-
 impl RequestRow {
     fn of(info: &RequestInfo) -> RequestRow {
         let [id, method, path] = [&info.id, &info.method, &info.path].map(|text| visible_line(text, LINE));
@@ -107,22 +87,8 @@ impl RequestRow {
     }
 
     fn with_response(self, request: &EndedRequest, log: &RequestLog) -> RequestRow {
-        let error = request.error.as_ref().map(|error| error_row(&error.message, error.location.as_deref()));
-        let response = ResponseRow {
-            route: log.route(request).map(|route| visible_line(route, LINE)),
-            status: request.status,
-            has_failed: request.has_failed(),
-            began: Moment::of_system(request.began_at()),
-            took: span(request.elapsed).to_string(),
-            started: request.started,
-            error,
-        };
-        RequestRow { response: Some(response), ..self }
+        RequestRow { response: Some(ResponseRow::of(request, log)), ..self }
     }
-}
-
-fn error_row(message: &str, location: Option<&str>) -> ErrorRow {
-    ErrorRow { message: visible_up_to(message, ERROR), location: location.map(|at| visible_line(at, LINE)) }
 }
 
 /// A task, a job, a mail without a retained sender, or a parent that is not retained.
@@ -390,7 +356,7 @@ impl Sources {
             is_bad: failure.kind != FailureKind::Abandoned,
             at: self.moment(failure.at),
             took: failure.began_at.map(|began| span(duration(began, failure.at)).to_string()),
-            error: Some(error_row(&failure.message, failure.location.as_deref())),
+            error: Some(ErrorRow::of(&failure.message, failure.location.as_deref())),
             task: None,
         }
     }
@@ -445,7 +411,7 @@ fn attempts_of_task(record: &Record) -> Vec<AttemptRow> {
 }
 
 fn error_of_attempt(attempt: &FailedTaskAttempt) -> ErrorRow {
-    error_row(&attempt.message, attempt.location.as_deref())
+    ErrorRow::of(&attempt.message, attempt.location.as_deref())
 }
 
 fn took(record: &Record) -> String {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::job_snapshot::outage;
-use super::moment::Moment;
 use super::page::{gone, page, private};
 use super::polled_page;
 use super::request_tree::Tree;
+use super::response_row::{LINE, ResponseRow};
 use crate::background::request_info::RequestInfo;
 use crate::background::request_log::{EndedRequest, NOTABLE, PLAIN, RequestLog};
 use crate::background::scope::Scope;
@@ -22,7 +22,6 @@ use crate::http::response::{Response, redirect};
 use crate::jobs::Jobs;
 use crate::jobs::search::{JobFilter, MOST_SEARCHED};
 use crate::live::Live;
-use crate::log_text::span;
 
 const TREE_TEMPLATE: &str = "aside/panel_request_tree.html";
 
@@ -32,9 +31,8 @@ const ALL: (&str, &str) = ("/_aside/requests", "All requests");
 /// The number of requests on a page.
 const PAGE: usize = 100;
 
-/// The longest text of a search, and the longest text in a list, in characters.
+/// The longest text of a search, in characters.
 const LONGEST_SEARCH: usize = 200;
-const LINE: usize = 200;
 
 /// The largest number of jobs that are searched for by the id of their request: they have one trace, or a few.
 const MOST_JOBS: usize = 20;
@@ -54,13 +52,7 @@ struct Row {
     id: String,
     method: String,
     path: String,
-    route: Option<String>,
-    status: u16,
-    has_failed: bool,
-    began: Option<Moment>,
-    took: String,
-    started: u32,
-    error: Option<String>,
+    response: ResponseRow,
 }
 
 impl Row {
@@ -71,13 +63,7 @@ impl Row {
             id: line(&request.info.id),
             method: line(&request.info.method),
             path: line(&request.info.path),
-            route: log.route(request).filter(|route| *route != request.info.path).map(line),
-            status: request.status,
-            has_failed: request.has_failed(),
-            began: Moment::of_system(request.began_at()),
-            took: span(request.elapsed).to_string(),
-            started: request.started,
-            error: request.error.as_ref().map(|error| line(&error.message)),
+            response: ResponseRow::of(request, log),
         }
     }
 }
