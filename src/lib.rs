@@ -83,7 +83,8 @@
 //! # The guide
 //!
 //! The [`guide`] has a page for each subject, with complete programs. Start with [your first site in ten
-//! minutes](guide::first_site), or with the names that you know [from Flask, Rails, axum or Rocket](guide::coming_from).
+//! minutes](guide::first_site), with a [recipe](guide::recipes), or with the names that you know [from Flask, Rails, axum or
+//! Rocket](guide::coming_from).
 //!
 //! - Pages: [routing and middleware](guide::routing), [forms and uploads](guide::forms),
 //!   [templates](guide::templates), [sessions, login, CSRF protection and security headers](guide::sessions),

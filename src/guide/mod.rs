@@ -31,5 +31,6 @@ page!(deployment, "guide/12-deployment.md", "panel", "mail");
 page!(coming_from, "guide/13-coming-from.md", "panel");
 page!(logs, "guide/14-logs.md");
 page!(command, "guide/15-command.md");
+page!(recipes, "guide/16-recipes.md");
 page!(job_guarantees, "job-guarantees.md", "sqlite");
 page!(security, "security.md");

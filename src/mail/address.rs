@@ -9,6 +9,27 @@ use crate::error::{Error, Result};
 /// The longest display name, in characters. A longer name is cut, so that no header line is too long (RFC 5322, 2.1.1).
 const LONGEST_NAME: usize = 100;
 
+/// The longest address in bytes (RFC 5321, 4.5.3.1.3, without the angle brackets).
+const LONGEST_ADDRESS: usize = 254;
+
+/// Returns true if the text is one mail address, without a name: `ada@example.org`.
+///
+/// ```
+/// use aside::mail::is_address;
+///
+/// assert!(is_address("ada@example.org") && is_address("имя@пример.рф"));
+/// assert!(!is_address("ada") && !is_address("Ada <ada@example.org>"));
+/// ```
+///
+/// The address has at most 254 bytes and no quotes or comments. Its host has a dot, or is `localhost`. Only a mail that arrives
+/// shows that the address exists and belongs to the user.
+pub fn is_address(text: &str) -> bool {
+    let is_bare = |text: &str| !text.contains(|letter: char| letter.is_whitespace() || "<>,;:\"()\\".contains(letter));
+    let is_host = |host: &str| host.contains('.') || host == "localhost";
+    let has_host = text.rsplit_once('@').is_some_and(|(_, host)| is_host(host));
+    text.len() <= LONGEST_ADDRESS && has_host && is_bare(text) && mailbox(text).is_ok()
+}
+
 /// Parses an address, alone or after a name. lettre's parser takes the first address of a text and ignores the rest.
 pub(super) fn mailbox(text: &str) -> Result<Mailbox> {
     one_line("address", text)?;
@@ -59,6 +80,40 @@ fn short(name: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_of_a_form_has_a_local_part_and_a_host() {
+        for good in ["ada@example.org", "a.b+c@mail.example.org", "имя@пример.рф", "ada@localhost"] {
+            assert!(is_address(good), "{good}");
+        }
+        let long = format!("{}@example.org", "a".repeat(250));
+        for bad in [
+            "",
+            "ada",
+            "@example.org",
+            "ada@",
+            "ada@host",
+            "a b@example.org",
+            "a@b@c.org",
+            ".@.",
+            "a@.org",
+            "a@b..org",
+            &long,
+        ] {
+            assert!(!is_address(bad), "{bad}");
+        }
+        for bad in [
+            "a@b.org\r\nBcc: c@d.org",
+            "a@b.org,c@d.org",
+            "Ada <a@b.org>",
+            "\"a\"@b.org",
+            "a@b.org\0",
+            " a@b.org",
+            "a@[1.2.3.4]:5",
+        ] {
+            assert!(!is_address(bad), "{bad:?}");
+        }
+    }
 
     #[test]
     fn a_domain_in_another_script_is_written_as_a_labels() {

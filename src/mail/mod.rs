@@ -39,6 +39,7 @@ use minijinja::Value;
 use minijinja::value::Serde;
 use serde::{Deserialize, Serialize};
 
+pub use self::address::is_address;
 pub(crate) use self::mailer::Mailer;
 
 use self::address::mailbox;
