@@ -585,9 +585,7 @@ impl<T: Transport> Run for Running<T> {
         self.pool.stop_workers();
         match self.state.active.wait_for_zero(until) {
             0 => ::log::info!(target: "aside::server", "All requests are answered."),
-            left => {
-                ::log::warn!(target: "aside::server", "Stopped waiting for requests after {}: {} still busy.", span(grace), numbered(left, "worker is", "workers are"))
-            }
+            _ => log_end_of_grace(grace, self.pool.requests()),
         }
         // `close` has told them to end. A page whose client reads nothing ends when its connection is closed.
         self.state.streams.wait_for_zero(Instant::now() + LIVE_PAGE_GRACE);
@@ -595,6 +593,19 @@ impl<T: Transport> Run for Running<T> {
         // After a hand-over the connections may have taken all of the time.
         let until = if hands_over { deadline::after(grace) } else { until };
         drain_tasks(&self.state.service, self.jobs.as_deref(), until);
+    }
+}
+
+/// Without requests, it is connections that were open for another one, or clients that read slowly.
+fn log_end_of_grace(grace: Duration, requests: usize) {
+    match requests {
+        0 => {
+            ::log::info!(target: "aside::server", "Closing the connections that are still open after {}.", span(grace))
+        }
+        _ => {
+            let requests = numbered(requests, "request is", "requests are");
+            ::log::warn!(target: "aside::server", "Stopped waiting after {}: {requests} not answered.", span(grace));
+        }
     }
 }
 

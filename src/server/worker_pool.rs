@@ -90,6 +90,11 @@ impl<T: Transport> WorkerPool<T> {
         Ok(WorkerPool { shared, supervisor })
     }
 
+    /// Returns the number of requests in handlers.
+    pub(crate) fn requests(&self) -> usize {
+        self.shared.requests()
+    }
+
     /// Tells the workers to finish the remaining requests and end.
     pub(crate) fn stop_workers(&self) {
         self.supervisor.thread().unpark();
@@ -103,7 +108,7 @@ impl<T: Transport> MeasuredServer for Shared<T> {
     fn numbers(&self) -> ServerNumbers {
         let Count { total, busy } = self.count.now();
         ServerNumbers {
-            in_flight: self.state.routes.in_handlers().iter().map(|(_, count)| count).sum(),
+            in_flight: self.requests(),
             busy_workers: busy.min(total),
             workers: total,
             connections: self.transport.connections(),
@@ -114,6 +119,11 @@ impl<T: Transport> MeasuredServer for Shared<T> {
 }
 
 impl<T: Transport> Shared<T> {
+    /// Returns the number of requests in handlers.
+    fn requests(&self) -> usize {
+        self.state.routes.in_handlers().iter().map(|(_, count)| count).sum()
+    }
+
     /// Starts one more worker.
     fn start_worker(shared: &Arc<Shared<T>>) -> io::Result<()> {
         let active = shared.state.count_active();

@@ -82,6 +82,7 @@ fn main() -> ExitCode {
         sqlite_faults::an_isolated_job_transfers_its_output_and_its_last_progress,
         restart::no_request_and_no_job_is_lost_in_two_hundred_restarts_over_epoll,
         restart::no_request_and_no_job_is_lost_in_two_hundred_restarts_over_tiny_http,
+        restart::an_idle_connection_is_closed_at_the_end_of_the_grace_without_a_warning,
         restart::a_start_that_fails_leaves_the_old_process_serving,
         restart::a_stop_during_a_restart_ends_both_processes,
         restart::the_file_of_a_unix_socket_survives_a_restart,

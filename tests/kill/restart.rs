@@ -213,6 +213,21 @@ pub(crate) fn no_request_and_no_job_is_lost_in_two_hundred_restarts_over_tiny_ht
     storm("tiny_http");
 }
 
+/// A browser or a proxy holds connections open without a request. They are not what an operator must be warned of.
+pub(crate) fn an_idle_connection_is_closed_at_the_end_of_the_grace_without_a_warning() {
+    let store = TestStore::new();
+    let site = Setup { grace: 1, ..store.setup() }.site();
+    let addr = site.base.trim_start_matches("http://").parse().expect("an address");
+    let mut idle = Client::new(addr);
+    assert_eq!(idle.send("GET /"), "a page");
+    let mut generations = Generations::new(site.child.log.clone(), site.child.pid());
+    generations.restart();
+    site.child.log.wait_for("Closing the connections that are still open after 1.0 s.");
+    let mut connection = idle.connection.take().expect("an open connection");
+    assert_eq!(connection.read(&mut [0]).expect("an orderly end"), 0);
+    assert!(!site.child.log.text().contains("not answered"), "{}", site.child.log.text());
+}
+
 /// A program that cannot start leaves the old process serving, and the log says why.
 pub(crate) fn a_start_that_fails_leaves_the_old_process_serving() {
     let store = TestStore::new();

@@ -32,7 +32,7 @@ use aside::{App, Config, Result};
 use db::Db;
 
 fn main() -> Result<()> {
-    app(Config::from_env()?, Path::new("data"))?.run()
+    app(Config::from_env()?, Path::new("data"))?.main()
 }
 
 /// Returns the whole site, for `main` and for the tests. It stores everything in the folder `data`.
