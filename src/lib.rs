@@ -45,7 +45,7 @@
 //! [`session`](Request::session), [`cookie`](Request::cookie). [`submitted`](Request::submitted) returns a [`Form`], which
 //! shows the user's input again beside the messages about invalid fields. [`once`](Request::once) handles a form once even if
 //! the client sends it twice. [`login`](Request::login), [`logout`](Request::logout) and [`user`](Request::user) manage the
-//! user of a session, and [`password`] hashes passwords. [`render`](Request::render) renders a template with a [`context!`].
+//! user of a session, [`password`] hashes passwords, and a [`token`] is for a link in mail. [`render`](Request::render) renders a template with a [`context!`].
 //!
 //! **Background tasks** do the work that the client need not wait for. [`background()`] starts a function now and returns its
 //! thread's handle; [`Response::background`] starts one after the response has been sent. A [`Task`] has a name, a key, a
@@ -61,7 +61,7 @@
 //! succeeds or becomes a dead job, which an operator can look at. [`Jobs`] stores jobs in SQLite, in Redis, or in memory.
 //! [`App::jobs`] adds them to the application, and [`App::work`] runs them without serving pages. A job that may crash can be
 //! [isolated](Job::ISOLATED). A job's writes can be [committed in the transaction that completes it](jobs). `Mail` and
-//! `Webhook` are jobs too.
+//! `Webhook` are jobs too. [`sqlite::Db`] is the application's own database, which may be in the same file.
 //!
 //! **[`Live`]** is state that open pages show and follow. The application [updates](Live::update) it under a lock.
 //! [`App::live`] defines a fragment, and `{{ live("name") }}` shows it in a page; [`fragment`](Live::fragment) and
@@ -142,6 +142,8 @@ mod panics;
 mod private_files;
 mod random;
 pub mod server;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 mod sync;
 pub mod testing;
 #[cfg(any(feature = "mail", feature = "webhook"))]
@@ -167,7 +169,8 @@ pub use http::forms::form::Form;
 pub use http::forms::multipart::Upload;
 pub use http::request::Request;
 pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or};
-pub use http::session::{Session, password};
+pub use http::session::{Session, password, token};
+pub use http::url_for::absolute_url;
 #[cfg(feature = "isolate")]
 pub use isolate::isolated;
 #[cfg(feature = "jobs")]

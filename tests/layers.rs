@@ -30,6 +30,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("config", 1),
     ("http", 1),
     ("image", 1),
+    ("sqlite", 1),
     ("http::error_pages", 2),
     ("http::files", 2),
     ("http::forms", 2),

@@ -1,12 +1,12 @@
 //! The owner: signing up, logging in and out, and the account, where photos are taken down.
 
 use aside::routing::{get, post};
-use aside::{App, Error, Form, Request, Response, Result, context, password, redirect, redirect_or};
+use aside::{App, Error, Form, Request, Response, Result, context, mail, password, redirect, redirect_or};
 use serde::Deserialize;
 
 use crate::orders::Line;
 use crate::photos::{self, Card};
-use crate::site::{NO_ADDRESS, Site, is_mail_address};
+use crate::site::{NO_ADDRESS, Site};
 use crate::store::{Owner, Store};
 
 /// The fewest characters of a password, as NIST and OWASP recommend without a second factor, and the most bytes.
@@ -76,7 +76,7 @@ fn taken() -> Error {
 pub fn sign_up(req: &mut Request) -> Result<Response> {
     only_the_first(req)?;
     let mut form: Form<SignUp> = req.submitted()?;
-    form.require(&["email", "password"]).check("email", |new| is_mail_address(new.email.trim()), NO_ADDRESS);
+    form.require(&["email", "password"]).check("email", |new| mail::is_address(new.email.trim()), NO_ADDRESS);
     check_password(&mut form, |new| &new.password);
     let new = match form.valid() {
         Ok(new) => new,

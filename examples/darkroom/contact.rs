@@ -1,9 +1,9 @@
 //! A form that becomes a mail to the owner.
 
-use aside::{Form, Mail, Request, Response, Result, context, redirect};
+use aside::{Form, Mail, Request, Response, Result, context, mail, redirect};
 use serde::Deserialize;
 
-use crate::site::{NO_ADDRESS, Site, is_mail_address};
+use crate::site::{NO_ADDRESS, Site};
 
 const MAX_MESSAGE: usize = 5_000;
 
@@ -35,7 +35,7 @@ pub fn send(req: &mut Request) -> Result<Response> {
     let mut form: Form<Message> = req.submitted()?;
     let too_long = format!("A message has at most {MAX_MESSAGE} characters.");
     form.require(&["email", "message"]);
-    form.check("email", |typed| is_mail_address(typed.email.trim()), NO_ADDRESS);
+    form.check("email", |typed| mail::is_address(typed.email.trim()), NO_ADDRESS);
     form.check("message", Message::fits, too_long);
     let Message { email, message } = match form.valid() {
         Ok(message) => message,

@@ -1,13 +1,13 @@
 //! Orders: the work before the response (the form, the record), and after it (charge, receipt, webhook).
 
 use aside::jobs::rusqlite::Transaction;
-use aside::{Error, Form, Job, Jobs, Mail, Request, Response, Result, TaskContext, Webhook, context, redirect};
+use aside::{Error, Form, Job, Jobs, Mail, Request, Response, Result, TaskContext, Webhook, context, mail, redirect};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::photos::{self, Card};
-use crate::site::{NO_ADDRESS, Site, day, euros, is_mail_address, machine_time};
+use crate::site::{NO_ADDRESS, Site, day, euros, machine_time};
 use crate::sizes::Lab;
 use crate::store::{self, Order, Photo, Store};
 
@@ -106,7 +106,7 @@ fn check(form: &mut Form<OrderForm>, store: &Store) -> Result<()> {
         |order: &OrderForm| aside::ok(store.photo(order.photo)?.is_some_and(|photo| photo.can_be_printed()));
     form.require(&["photo", "email", "quantity"])
         .try_check("photo", can_be_printed, "Choose one of the photos in the gallery.")?
-        .check("email", |order| is_mail_address(order.email.trim()), NO_ADDRESS)
+        .check("email", |order| mail::is_address(order.email.trim()), NO_ADDRESS)
         .check(
             "quantity",
             |order| (1..=MAX_QUANTITY).contains(&order.quantity),

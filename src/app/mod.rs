@@ -53,7 +53,7 @@ use crate::http::security::Security;
 use crate::http::security::headers::Policy;
 use crate::http::session::store::Store;
 use crate::http::session::{Keys, OpenStreams, development_secret};
-use crate::http::url_for::Urls;
+use crate::http::url_for::{SiteUrl, Urls};
 #[cfg(feature = "image")]
 use crate::image::MaxMemory;
 use crate::jobs::Jobs;
@@ -580,6 +580,7 @@ impl App {
         }
         self.templates.add_to(&mut self.values, &config)?;
         self.values.insert(urls);
+        self.values.insert(SiteUrl::new(&config));
         self.values.insert(self.static_folders);
         self.values.insert(Keys::new(&config, self.kept_secret.as_deref())?);
         self.values.insert(Store::open(&config)?);

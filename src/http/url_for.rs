@@ -6,6 +6,8 @@ use std::fmt::Display;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::request::Request;
+use crate::background::scope::Context;
+use crate::config::Config;
 use crate::error::{Error, OrHere, Result};
 use crate::nearest::did_you_mean;
 
@@ -121,9 +123,82 @@ impl Request {
     }
 }
 
+/// The site's own URL, without a slash at its end; `None` if it is not known.
+pub(crate) struct SiteUrl(Option<String>);
+
+impl SiteUrl {
+    /// Returns the URL of the settings. In development without one, it is that of the address.
+    pub(crate) fn new(config: &Config) -> SiteUrl {
+        let of_address = || match config.address.starts_with("unix:") {
+            true => "http://localhost".to_owned(),
+            false => format!("http://{}", config.address),
+        };
+        let url = config.url.clone().or_else(|| config.is_development().then(of_address));
+        SiteUrl(url.map(|url| url.trim_end_matches('/').to_owned()))
+    }
+}
+
+/// Returns the URL of a path of this site, for a link in a mail or a feed.
+///
+/// ```
+/// use aside::{Mail, Request, Result, absolute_url};
+///
+/// fn order(req: &mut Request) -> Result<()> {
+///     let link = absolute_url(&req.url_for("order", &[("id", &17)])?)?; // https://shop.example.org/orders/17
+///     Mail::to("ada@example.org").subject("Your order").text(link).send();
+///     Ok(())
+/// }
+/// ```
+///
+/// It begins with `ASIDE_URL`. The `Host` header of the request is not used, since a client chooses it: a link in a mail would
+/// lead to the client's own site. In development without `ASIDE_URL`, it begins with `ASIDE_ADDR`.
+///
+/// # Errors
+/// 500 if the path does not begin with one `/`, if `ASIDE_URL` is not set in production, or if this thread does not work for an
+/// application.
+#[track_caller]
+pub fn absolute_url(path: &str) -> Result<String> {
+    let url = Context::current().scope.get::<SiteUrl>();
+    let no_application = "an absolute URL needs an application: call this in a handler, a task or a job";
+    let url = url.ok_or_else(|| Error::internal(no_application)).or_here()?;
+    let is_local = path.starts_with('/') && !path.starts_with("//");
+    match &url.0 {
+        Some(url) if is_local => Ok(format!("{url}{path}")),
+        Some(_) => Err(Error::internal(format!("`{path}` is not a path of this site: it must begin with one `/`"))),
+        None => Err(Error::internal("set ASIDE_URL, with which absolute URLs begin, such as https://shop.example.org")),
+    }
+    .or_here()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app::App;
+    use crate::config::Mode;
+    use crate::testing::TestClient;
+
+    fn absolute(config: Config, path: &str) -> Result<String> {
+        TestClient::new(App::with_config(config)).within(|| absolute_url(path))
+    }
+
+    #[test]
+    fn an_absolute_url_begins_with_the_setting() {
+        let config = |url: &str| Config { url: Some(url.into()), ..Config::default() };
+        for url in ["https://shop.example.org", "https://shop.example.org/"] {
+            assert_eq!(absolute(config(url), "/a?b=c").unwrap(), "https://shop.example.org/a?b=c");
+        }
+        assert_eq!(absolute(Config::default(), "/a").unwrap(), "http://127.0.0.1:8000/a");
+        for path in ["", "a", "//other.example/", "https://other.example/"] {
+            assert!(absolute(Config::default(), path).unwrap_err().to_string().contains("must begin with one `/`"));
+        }
+    }
+
+    #[test]
+    fn in_production_an_absolute_url_needs_the_setting() {
+        let secrets = vec!["a secret of more than 32 bytes for tests".to_owned()];
+        let config = Config { mode: Mode::Production, secrets, ..Config::default() };
+        assert!(absolute(config, "/a").unwrap_err().to_string().contains("ASIDE_URL"));
+    }
 
     fn build(pattern: &str, params: &[(&str, &str)]) -> Result<String> {
         let urls = Urls::from_iter([("it".to_owned(), pattern.to_owned())]);

@@ -107,7 +107,15 @@ impl Keys {
     /// # Errors
     /// An error if the operating system returns no random bytes.
     pub(super) fn seal(&self, name: &str, text: &str) -> Result<Cookie> {
-        Ok(self.cookie(name, self.keys[0].seal(name, text)?))
+        Ok(self.cookie(name, self.seal_text(name, text)?))
+    }
+
+    /// Seals a text, so that only this application can read it, and only under this name.
+    ///
+    /// # Errors
+    /// An error if the operating system returns no random bytes.
+    pub(super) fn seal_text(&self, name: &str, text: &str) -> Result<String> {
+        self.keys[0].seal(name, text)
     }
 
     /// Opens a value that was sealed under this name, with any of the keys.
@@ -139,7 +147,7 @@ impl Keys {
     }
 }
 
-fn seconds(time: Duration) -> i64 {
+pub(super) fn seconds(time: Duration) -> i64 {
     time.as_secs().try_into().unwrap_or(i64::MAX)
 }
 

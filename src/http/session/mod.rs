@@ -25,6 +25,7 @@ pub(crate) mod store;
 mod streams;
 #[cfg(test)]
 mod tests;
+pub mod token;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
