@@ -136,6 +136,12 @@ impl SiteUrl {
         let url = config.url.clone().or_else(|| config.is_development().then(of_address));
         SiteUrl(url.map(|url| url.trim_end_matches('/').to_owned()))
     }
+
+    /// Returns the path with the query of a URL of this site, and any other text as it is.
+    pub(crate) fn target<'u>(&self, url: &'u str) -> &'u str {
+        let rest = self.0.as_deref().and_then(|own| url.strip_prefix(own));
+        rest.filter(|rest| rest.starts_with('/')).unwrap_or(url)
+    }
 }
 
 /// Returns the URL of a path of this site, for a link in a mail or a feed.

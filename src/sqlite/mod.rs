@@ -14,7 +14,7 @@
 //! }
 //!
 //! fn add(req: &mut Request) -> Result<Response> {
-//!     req.state::<Db>().lock().execute("INSERT INTO posts (title) VALUES (?)", ["Hello"])?;
+//!     req.state::<Db>().execute("INSERT INTO posts (title) VALUES (?)", ["Hello"])?;
 //!     Ok(redirect("/"))
 //! }
 //!
@@ -76,12 +76,25 @@ impl Db {
         lock(&self.0)
     }
 
+    /// Runs a statement, and returns the number of rows that it changed.
+    ///
+    /// # Errors
+    /// An error of the database.
+    #[track_caller]
+    pub fn execute(&self, sql: &str, params: impl Params) -> Result<usize> {
+        self.lock()
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute(params))
+            .map_err(Error::from)
+            .or_here()
+    }
+
     /// Returns the rows of a query, as tuples of its columns.
     ///
     /// ```
     /// # fn main() -> aside::Result<()> {
     /// let db = aside::sqlite::Db::open(":memory:", &["CREATE TABLE tags (name TEXT) STRICT"])?;
-    /// db.lock().execute("INSERT INTO tags VALUES ('sea'), ('sky')", ())?;
+    /// db.execute("INSERT INTO tags VALUES ('sea'), ('sky')", ())?;
     /// let names: Vec<(String,)> = db.rows("SELECT name FROM tags WHERE name LIKE ?", ["s%"])?;
     /// assert_eq!(names.len(), 2);
     /// # Ok(())

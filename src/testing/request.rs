@@ -7,6 +7,7 @@ use super::events::EventReader;
 use super::response::TestResponse;
 use crate::http::headers::Headers;
 use crate::http::request::{Method, Request};
+use crate::http::url_for::SiteUrl;
 
 impl TestClient {
     /// Sends a GET request and returns the response.
@@ -81,11 +82,14 @@ impl TestClient {
     /// let response = client.request("DELETE", "/photos/17").header("Accept", "application/json").send();
     /// assert_eq!(response.status_code().code(), 204);
     /// ```
+    ///
+    /// The target is a path, or a link in a mail: a URL of this site ([`absolute_url`](crate::absolute_url)).
     pub fn request<'c>(&'c mut self, method: &str, target: &str) -> TestRequest<'c> {
         let headers = Headers::from_iter([("Host", self.host())]);
+        let site = self.service.scope().get::<SiteUrl>();
         TestRequest {
             method: method.into(),
-            target: target.to_owned(),
+            target: site.as_deref().map_or(target, |site: &SiteUrl| site.target(target)).to_owned(),
             headers,
             body: Vec::new(),
             peer: None,

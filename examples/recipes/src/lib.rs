@@ -6,5 +6,11 @@ mod index;
 
 #[path = "bin/contact_form.rs"]
 mod contact_form;
+#[path = "bin/login_link.rs"]
+mod login_link;
+#[path = "bin/newsletter.rs"]
+mod newsletter;
+#[path = "bin/password_reset.rs"]
+mod password_reset;
 #[path = "bin/search_pages.rs"]
 mod search_pages;

@@ -1,24 +1,20 @@
-//! Tokens for links in mail: encrypted values that expire.
+//! Links and other texts that only this site can make: encrypted values that expire.
 //!
 //! ```
 //! use std::time::Duration;
 //!
-//! use aside::{Mail, Request, Result, absolute_url, token};
+//! use aside::{Mail, Request, Result, token};
 //!
-//! fn send_link(req: &mut Request) -> Result<()> {
-//!     let user: u64 = req.user().unwrap_or_default();
-//!     let token = token::create("new-address", &user, Duration::from_secs(3600))?;
-//!     let link = absolute_url(&format!("/confirm?token={token}"))?;
-//!     Mail::to("ada@example.org").subject("Your new address").text(link).send();
+//! fn send_link(email: &str) -> Result<()> {
+//!     let link = token::link("/confirm", &email, Duration::from_secs(3600))?;
+//!     Mail::to(email).subject("Please confirm your address").text(link).send();
 //!     Ok(())
 //! }
 //!
-//! #[derive(serde::Deserialize)]
-//! struct Link { token: String }
-//!
+//! /// POST /confirm
 //! fn confirm(req: &mut Request) -> Result<String> {
-//!     let user: u64 = token::open("new-address", &req.query::<Link>()?.token)?; // or 403
-//!     Ok(format!("The address of user {user} is confirmed."))
+//!     let email: String = token::open_link(req)?; // 403 if it is invalid or has expired
+//!     Ok(format!("{email} is confirmed."))
 //! }
 //! ```
 //!
@@ -26,8 +22,7 @@
 //! all of them. Nothing is stored, so that a token can be used until it expires. For a link that works once, put something into
 //! the value that its use changes, such as a counter in the user's row, and compare it when the token comes back.
 //!
-//! Put a token into the query, which the log does not have, and not into the path. Programs that check mail for malware open its
-//! links: let the page of the link have a button, and act on its POST.
+//! Programs that check mail for malware open its links: let the page of the link have a button, and act on its POST.
 
 use std::time::Duration;
 
@@ -37,6 +32,8 @@ use serde::de::DeserializeOwned;
 use super::keys::{Keys, seconds};
 use crate::background::scope::Context;
 use crate::error::{Error, OrHere, Result};
+use crate::http::request::Request;
+use crate::http::url_for::absolute_url;
 
 /// Returns a token that holds a value, for one purpose and a limited time. See the [module](self).
 ///
@@ -66,6 +63,31 @@ pub fn open<T: DeserializeOwned>(purpose: &str, token: &str) -> Result<T> {
         Some((until, value)) if keys.now() < until => Ok(value),
         _ => Err(Error::forbidden("This link is invalid or has expired.")).or_here(),
     }
+}
+
+/// Returns the absolute URL of a path, with a token in its query: for a link in a mail. Only a request to the same path opens it
+/// ([`open_link`]).
+///
+/// The token is in the query, which the log of requests does not have.
+///
+/// # Errors
+/// The errors of [`create`] and of [`absolute_url`](crate::absolute_url).
+#[track_caller]
+pub fn link(path: &str, value: &impl Serialize, lifetime: Duration) -> Result<String> {
+    let token = create(path, value, lifetime).or_here()?;
+    absolute_url(&format!("{path}?token={token}")).or_here()
+}
+
+/// Returns the value of the [`link`] that the request came by. The form of a page at such a link sends its POST there too, if it
+/// has no `action`.
+///
+/// # Errors
+/// 403 if the query has no token, if the token is invalid or has expired, or if it holds a value of another type.
+#[track_caller]
+pub fn open_link<T: DeserializeOwned>(req: &Request) -> Result<T> {
+    let pairs = req.query_pairs().or_here()?;
+    let token = pairs.into_iter().find(|(name, _)| name == "token").unwrap_or_default().1;
+    open(req.path(), &token).or_here()
 }
 
 /// Returns the name under which the keys seal a token. No cookie has it, since the name of a cookie has no space.
@@ -131,6 +153,19 @@ mod tests {
         assert!(!is_valid::<u64>(&other, "reset", &token));
         for changed in ["", "x", &token[1..], &format!("{token}A"), &token.to_uppercase()] {
             assert!(!is_valid::<u64>(&client, "reset", changed), "{changed}");
+        }
+    }
+
+    #[test]
+    fn a_link_opens_at_its_own_path_only() {
+        let show = |req: &mut Request| open_link::<String>(req);
+        let app = App::with_config(Config::default()).get("/reset", show).get("/login", show);
+        let mut client = TestClient::new(app);
+        let link = client.within(|| link("/reset", &"Анна", HOUR)).unwrap();
+        assert!(link.starts_with("http://127.0.0.1:8000/reset?token="), "{link}");
+        assert_eq!(client.get(&link).text(), "Анна");
+        for refused in [&link.replace("/reset", "/login"), &link[..60], "/reset?token=", "/reset"] {
+            assert_eq!(client.get(refused).status_code().code(), 403, "{refused}");
         }
     }
 
