@@ -165,6 +165,7 @@ pub use cache::Cache;
 pub use config::Config;
 #[doc(inline)]
 pub use error::{Error, Result, Status, ok};
+pub use http::files::folder::Folder;
 pub use http::forms::form::Form;
 pub use http::forms::multipart::Upload;
 pub use http::request::Request;
@@ -235,6 +236,10 @@ pub mod multipart {
 #[cfg(feature = "templates")]
 #[doc(hidden)]
 pub use http::templates::private as __private;
+
+// For `embed!`, likewise.
+#[doc(hidden)]
+pub use http::files::folder::private as __embedded;
 
 /// The README, whose examples run as tests.
 #[cfg(all(doctest, feature = "mail", feature = "sqlite"))]

@@ -51,11 +51,6 @@ pub(crate) fn absolute(path: &Path) -> String {
     path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
-/// Returns the absolute path of a folder as text, with a note if it does not exist.
-pub(crate) fn folder(path: &Path) -> String {
-    format!("{}{}", absolute(path), if path.is_dir() { "" } else { " (not there)" })
-}
-
 /// Returns a size as people write it: `32 MB`, `64 KB`, `500 bytes`. A megabyte is 1,048,576 bytes, as file managers count.
 pub(crate) fn size(count: u64) -> String {
     match count {

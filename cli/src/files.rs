@@ -25,6 +25,7 @@ macro_rules! file {
 
 pub const NEW: &[NewFile] = &[
     file!("Cargo.toml"),
+    file!("build.rs"),
     file!("README.md"),
     file!("rustfmt.toml"),
     file!("Containerfile"),

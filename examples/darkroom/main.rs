@@ -13,6 +13,8 @@
 //! photo's files. Kill the process with `kill -9` in the middle and start it again: the job continues. Work without value
 //! after a restart runs in the `background`: warming the cache, and requests to the sources of the feed.
 //!
+//! The templates and static files are in the program of a release: copy that one file to another machine and start it.
+//!
 //! All data is under `data/`: the database with the jobs, the photos, the ended sessions, and the mail as files unless
 //! `ASIDE_MAIL_URL` names a server.
 //!
@@ -21,7 +23,7 @@
 //!
 //! | Setting | |
 //! |---|---|
-//! | `DARKROOM_DATA` | the folder for all data; `data` beside `Cargo.toml` |
+//! | `DARKROOM_DATA` | the folder for all data; `data` in the working directory |
 //! | `DARKROOM_FEEDS` | the sources of the feed, RSS or Atom: URLs or `name=URL` pairs (`_` for a space in a name), with commas or spaces between them; four public ones |
 //! | `DARKROOM_OWNER` | the address that receives messages of visitors; `owner@localhost` |
 //! | `DARKROOM_WEBHOOK_URL` | the receiver of a webhook for each charged order; none by default |
@@ -47,11 +49,9 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
-
 use aside::routing::Rate;
 use aside::routing::{get, post};
-use aside::{App, Jobs, Result};
+use aside::{App, Jobs, Result, embed};
 
 use feed::{Feed, Sources};
 use orders::Charge;
@@ -75,7 +75,6 @@ fn app(settings: Settings) -> Result<App> {
 
 /// Returns the whole site, for `main` and for the tests. The process of an isolated job runs this too.
 fn app_with(settings: Settings, sources: Sources) -> Result<App> {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let config = settings.config.clone();
     let site = Site::new(settings)?;
     // First, because this creates the file so that only the user of the process can read it: it contains addresses and the
@@ -84,8 +83,8 @@ fn app_with(settings: Settings, sources: Sources) -> Result<App> {
     let store = Store::open(&site.database())?;
     let app = App::with_config(config)
         .jobs(jobs)
-        .templates(here.join("templates/darkroom"))
-        .static_files("/static", here.join("examples/darkroom/static"))
+        .templates(embed!("templates/darkroom"))
+        .static_files("/static", embed!("examples/darkroom/static"))
         .state(site)
         .state(store)
         .state(Feed::new(sources))

@@ -1,7 +1,7 @@
 //! The settings, the shared state, and helpers for all pages.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use aside::routing::{Rate, RateLimit};
@@ -23,8 +23,7 @@ impl Settings {
     /// Reads the settings from the environment.
     pub fn from_env() -> Result<Settings> {
         let set = |name| env::var(name).ok().filter(|value: &String| !value.is_empty());
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let data = set("DARKROOM_DATA").map_or_else(|| here.join("data"), PathBuf::from);
+        let data = set("DARKROOM_DATA").map_or_else(|| PathBuf::from("data"), PathBuf::from);
         let mut config = Config::from_env()?;
         if config.is_development() && config.mail_url.is_none() {
             config.mail_url = Some(format!("file:{}", data.join("mail").display()));

@@ -5,11 +5,12 @@ use std::path::Path;
 use super::service::{Endpoint, Service};
 use super::templates;
 use crate::config::ServerKind;
+use crate::http::files::folder::Folder;
 use crate::http::files::folders::StaticFolders;
 use crate::http::router::{BUILTIN, Route};
 use crate::http::session::Keys;
 use crate::jobs::Jobs;
-use crate::log_text::{absolute, folder};
+use crate::log_text::absolute;
 #[cfg(feature = "mail")]
 use crate::mail::Mailer;
 
@@ -33,7 +34,7 @@ impl Service {
     fn surroundings(&self) -> String {
         let config = self.config();
         let lines = [
-            ("templates", templates::folder(self.scope()).map(|dir| format!("in {}", folder(&dir)))),
+            ("templates", templates::folder(self.scope()).map(|folder| format!("in {}", place(&folder)))),
             ("static", self.static_folders()),
             ("sessions", self.scope().get::<Keys>().map(|keys| format!("with a key {}", keys.source()))),
             ("remembers", Some(format!("in {}", store(config.store.as_deref())))),
@@ -47,7 +48,7 @@ impl Service {
 
     fn static_folders(&self) -> Option<String> {
         let folders = self.scope().get::<StaticFolders>()?;
-        let lines: Vec<_> = folders.folders().map(|(path, dir)| format!("{path}/ from {}", folder(dir))).collect();
+        let lines: Vec<_> = folders.folders().map(|(path, folder)| format!("{path}/ from {}", place(folder))).collect();
         Some(lines.join(", ")).filter(|lines| !lines.is_empty())
     }
 
@@ -60,6 +61,11 @@ impl Service {
     fn mail(&self) -> Option<String> {
         None
     }
+}
+
+/// Returns where a folder is, with a note if it does not exist.
+fn place(folder: &Folder) -> String {
+    format!("{folder}{}", if folder.is_missing() { " (not there)" } else { "" })
 }
 
 /// Returns the store of ended sessions, with the absolute path of its file.

@@ -3,10 +3,10 @@
 use super::service::Service;
 use super::templates;
 use crate::config::{Advice, Config};
+use crate::http::files::folder::Folder;
 use crate::http::files::folders::StaticFolders;
 use crate::http::security::proxies::is_https;
 use crate::jobs::Jobs;
-use crate::log_text::absolute;
 
 impl Config {
     /// Returns advice on each setting to change before the site goes public, like Django's `check --deploy`.
@@ -69,11 +69,12 @@ impl Service {
     /// Returns a message for each folder that does not exist. The default folder of the templates may be missing.
     fn missing_folders(&self) -> Vec<String> {
         let (templates, files) = (templates::folder(self.scope()), self.scope().get::<StaticFolders>());
-        let of_templates = templates.as_deref().map(|dir| ("App::templates", dir));
-        let of_templates = of_templates.filter(|(_, dir)| *dir != Config::default().templates);
-        let of_files = files.iter().flat_map(|files| files.folders()).map(|(_, dir)| ("App::static_files", dir));
-        let missing = of_templates.into_iter().chain(of_files).filter(|(_, dir)| !dir.is_dir());
-        missing.map(|(method, dir)| format!("{method} names a folder that does not exist: {}", absolute(dir))).collect()
+        let default = Folder::from(Config::default().templates);
+        let of_templates =
+            templates.iter().filter(|folder| **folder != default).map(|folder| ("App::templates", folder));
+        let of_files = files.iter().flat_map(|files| files.folders()).map(|(_, folder)| ("App::static_files", folder));
+        let missing = of_templates.chain(of_files).filter(|(_, folder)| folder.is_missing());
+        missing.map(|(method, folder)| format!("{method} names a folder that does not exist: {folder}")).collect()
     }
 }
 

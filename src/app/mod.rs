@@ -26,7 +26,6 @@ mod templates;
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use self::failure_hooks::FailureHooks;
@@ -44,6 +43,7 @@ use crate::background::scope::{Scope, Values};
 use crate::config::{Config, LogFormat};
 use crate::error::{Error, Result, backtraces};
 use crate::http::files::StaticFiles;
+use crate::http::files::folder::Folder;
 use crate::http::files::folders::StaticFolders;
 use crate::http::forms::idempotency::InProgress;
 use crate::http::request::Request;
@@ -512,7 +512,9 @@ impl App {
         self
     }
 
-    /// Serves the files of a folder below a path: `.static_files("/static", "static")`.
+    /// Serves the files of a folder below a path: `.static_files("/static", "static")`, or
+    /// `.static_files("/static", aside::embed!("static"))` to have them in the program of a release
+    /// ([`embed!`](crate::embed!)).
     ///
     /// Responses have a media type, validators (304), and ranges. Dot files, links that lead out of the folder, and the
     /// folder's subfolders themselves are 404. If `app.css.br`, `app.css.zst` or `app.css.gz` is beside `app.css` and not
@@ -522,8 +524,8 @@ impl App {
     /// A browser may cache a file for an hour (in development it revalidates each time), and for a year at the URL that
     /// `{{ static('app.css') }}` makes in a template.
     #[track_caller]
-    pub fn static_files(mut self, path: &str, folder: impl Into<PathBuf>) -> App {
-        let files = StaticFiles::new(folder.into());
+    pub fn static_files(mut self, path: &str, folder: impl Into<Folder>) -> App {
+        let files = StaticFiles::new(folder);
         self.static_folders.add(path, files.clone());
         let handler = move |req: &mut Request| files.respond(req, &req.param::<String>("rest")?);
         let route = format!("{}/{{*rest}}", path.trim_end_matches('/'));

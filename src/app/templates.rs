@@ -1,24 +1,25 @@
 //! The templates of an application: the folder, and those that are compiled in.
 
 use std::fs;
-use std::path::PathBuf;
 
 use super::App;
 use crate::background::scope::{Scope, Values};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::http::files::folder::Folder;
 use crate::http::templates::Templates;
 
 /// The templates that an application defines.
 #[derive(Default)]
 pub(super) struct TemplateDefinitions {
-    folder: Option<PathBuf>,
+    folder: Option<Folder>,
     compiled_in: Vec<(String, String)>,
 }
 
 impl App {
-    /// Sets the folder of the templates, in place of `ASIDE_TEMPLATES` (the folder `templates`).
-    pub fn templates(mut self, folder: impl Into<PathBuf>) -> App {
+    /// Sets the folder of the templates, in place of `ASIDE_TEMPLATES` (the folder `templates`): a path, or a folder that
+    /// a release has in its program, `.templates(aside::embed!("templates"))` ([`embed!`](crate::embed!)).
+    pub fn templates(mut self, folder: impl Into<Folder>) -> App {
         self.templates.folder = Some(folder.into());
         self
     }
@@ -43,15 +44,16 @@ impl TemplateDefinitions {
         self.compiled_in.insert(0, (name.to_owned(), source.to_owned()));
     }
 
-    /// Adds the templates to the values of the application. In production all files are read.
+    /// Adds the templates to the values of the application. All files are read in production, and all embedded ones.
     ///
     /// # Errors
     /// If the folder cannot be read or a template is invalid.
     pub(super) fn add_to(self, values: &mut Values, config: &Config) -> Result<()> {
         let folder = self.folder.map_or_else(|| template_folder(config), Ok)?;
+        let may_change = config.is_development() && folder.on_disk().is_some();
         let mut templates = Templates::new(folder, config.is_development());
         self.compiled_in.into_iter().try_for_each(|(name, source)| templates.add(&name, source))?;
-        if !config.is_development() {
+        if !may_change {
             templates.read_all()?;
         }
         values.insert(templates);
@@ -60,12 +62,12 @@ impl TemplateDefinitions {
 }
 
 /// Returns the folder of the templates.
-pub(super) fn folder(scope: &Scope) -> Option<PathBuf> {
-    scope.get::<Templates>().map(|templates| templates.dir().to_owned())
+pub(super) fn folder(scope: &Scope) -> Option<Folder> {
+    scope.get::<Templates>().map(|templates| templates.folder().clone())
 }
 
 /// Returns the folder that `ASIDE_TEMPLATES` names. The default may be missing: all templates may be compiled in.
-fn template_folder(config: &Config) -> Result<PathBuf> {
+fn template_folder(config: &Config) -> Result<Folder> {
     let folder = &config.templates;
     if *folder != Config::default().templates {
         fs::read_dir(folder).map_err(|error| {
@@ -73,5 +75,5 @@ fn template_folder(config: &Config) -> Result<PathBuf> {
                 .context(format!("ASIDE_TEMPLATES names a folder that cannot be read: {}", folder.display()))
         })?;
     }
-    Ok(folder.clone())
+    Ok(folder.clone().into())
 }

@@ -1,10 +1,9 @@
 //! An application without the feature `templates`.
 
-use std::path::PathBuf;
-
 use crate::background::scope::{Scope, Values};
 use crate::config::Config;
 use crate::error::Result;
+use crate::http::files::folder::Folder;
 
 /// The templates that an application defines: none.
 #[derive(Default)]
@@ -18,6 +17,6 @@ impl TemplateDefinitions {
     }
 }
 
-pub(super) fn folder(_scope: &Scope) -> Option<PathBuf> {
+pub(super) fn folder(_scope: &Scope) -> Option<Folder> {
     None
 }

@@ -18,7 +18,7 @@ use proptest::test_runner::TestRunner;
 use crate::wire::{Raw, start};
 
 fn app() -> App {
-    App::with_config(Config::default())
+    App::with_config(Config { address: "127.0.0.1:0".into(), ..Config::default() })
 }
 
 fn in_production() -> App {

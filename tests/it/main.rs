@@ -7,6 +7,8 @@ mod bad_input;
 mod comparison;
 mod compiler_messages;
 mod conformance;
+#[cfg(feature = "embed")]
+mod embedded;
 mod endings;
 mod error_pages;
 mod failure_hooks;

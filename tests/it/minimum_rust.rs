@@ -10,7 +10,8 @@ use serde_json::Value;
 const OURS: &str = env!("CARGO_PKG_RUST_VERSION");
 
 /// The features that this test is compiled with. Only their dependencies are certain to be downloaded.
-const FEATURES: [(&str, bool); 6] = [
+const FEATURES: [(&str, bool); 7] = [
+    ("embed", cfg!(feature = "embed")),
     ("mail", cfg!(feature = "mail")),
     ("image", cfg!(feature = "image")),
     ("webhook", cfg!(feature = "webhook")),

@@ -16,6 +16,7 @@ fn a_site_has_the_files_of_its_features() {
         "Cargo.toml",
         "Containerfile",
         "README.md",
+        "build.rs",
         "deploy/Caddyfile",
         "deploy/shop.service",
         "deploy/shop.socket",

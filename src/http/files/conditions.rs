@@ -11,7 +11,7 @@ use crate::http::request::{Method, Request};
 pub(super) struct Validators {
     /// A strong tag, with its quotes.
     pub(super) etag: String,
-    /// The modification time, which is never in the future.
+    /// The modification time, which is never in the future. An embedded file has none.
     pub(super) modified: Option<SystemTime>,
 }
 
@@ -24,6 +24,11 @@ pub(super) enum Verdict {
 }
 
 impl Validators {
+    /// Returns the tag without its quotes.
+    pub(super) fn opaque(&self) -> &str {
+        self.etag.trim_matches('"')
+    }
+
     /// Evaluates the preconditions, in the order of section 13.2.2.
     pub(super) fn check(&self, req: &Request) -> Verdict {
         let reads = matches!(req.method(), Method::Get | Method::Head);
@@ -51,10 +56,10 @@ impl Validators {
         is_any(req, "If-None-Match") || listed(req, "If-None-Match").any(same)
     }
 
-    /// Returns `None` if the header is missing, or its date is malformed.
+    /// Returns `None` if the header is missing, its date is malformed, or the file has no date.
     fn unchanged_since(&self, req: &Request, name: &str) -> Option<bool> {
         let since = seconds(httpdate::parse_http_date(only(req, name)?).ok()?);
-        Some(self.modified.is_some_and(|modified| seconds(modified) <= since))
+        Some(seconds(self.modified?) <= since)
     }
 
     /// Returns true if the client has a part of this version, or sent no `If-Range` (section 13.1.5). Only a strong

@@ -1,13 +1,11 @@
 //! The static folders of an application, and URLs of their files that change with the contents, so that a browser may
 //! cache them for a year.
 
-use std::path::Path;
-
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::StaticFiles;
+use super::folder::Folder;
 use crate::error::{Error, Result, Status};
-use crate::log_text::absolute;
 
 /// The characters that are encoded in the path of a URL (RFC 3986, section 2.3).
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
@@ -29,8 +27,8 @@ impl StaticFolders {
     }
 
     /// Returns each path with its folder.
-    pub(crate) fn folders(&self) -> impl Iterator<Item = (&str, &Path)> {
-        self.0.iter().map(|(path, files)| (path.as_str(), files.dir.as_path()))
+    pub(crate) fn folders(&self) -> impl Iterator<Item = (&str, &Folder)> {
+        self.0.iter().map(|(path, files)| (path.as_str(), &files.folder))
     }
 
     /// Returns the URL of a file with a hash of its contents: `/static/app.css?v=9f86d081884c7d65` for `app.css`, in
@@ -57,8 +55,7 @@ impl StaticFolders {
             let hint = "no folder is served: add one with `App::static_files(\"/static\", \"static\")`";
             return Error::internal(format!("static({name:?}): {hint}"));
         }
-        let folders: Vec<_> =
-            self.0.iter().map(|(path, files)| format!("{path}/ ({})", absolute(&files.dir))).collect();
+        let folders: Vec<_> = self.0.iter().map(|(path, files)| format!("{path}/ ({})", files.folder)).collect();
         Error::internal(format!("static({name:?}): there is no such file in {}", folders.join(", ")))
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! A file is opened once, and its length and validators are those of the opened file, so that a file replaced during
 //! the response is sent as it was. A path from the client is checked twice: the name, before the disk is accessed, and
-//! the canonical path, after all symbolic links.
+//! the canonical path, after all symbolic links. A file that is embedded in the program has the same headers; its tag is
+//! the hash of its content, and it has no date, so that two builds of one source are the same.
 
 pub(crate) mod compression;
 pub(crate) mod content_disposition;
+pub(crate) mod folder;
 pub(crate) mod folders;
 pub(crate) mod precompressed;
 
@@ -15,10 +17,12 @@ mod ranges;
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use self::conditions::{Validators, Verdict};
+use self::folder::{EmbeddedContent, Folder, Place};
 use self::hashes::Hashes;
 use self::precompressed::{Accepted, CODINGS, Coding, is_compressible};
 use self::ranges::Wanted;
@@ -29,14 +33,14 @@ use crate::error::{Error, OrHere, Result, Status};
 /// A folder whose files any client may read. Clones share the hashes.
 #[derive(Clone)]
 pub(crate) struct StaticFiles {
-    dir: PathBuf,
+    folder: Folder,
     hashes: Hashes,
 }
 
 impl StaticFiles {
     /// Returns the files of a folder, which may be missing yet.
-    pub(crate) fn new(dir: impl Into<PathBuf>) -> StaticFiles {
-        StaticFiles { dir: dir.into(), hashes: Hashes::default() }
+    pub(crate) fn new(folder: impl Into<Folder>) -> StaticFiles {
+        StaticFiles { folder: folder.into(), hashes: Hashes::default() }
     }
 
     /// Returns the file at the rest of the path, decoded. In production a browser may cache it for an hour; in
@@ -48,14 +52,27 @@ impl StaticFiles {
     /// # Errors
     /// 404 if the path is not a file of the folder, or has a part that begins with a dot; 412 if a precondition fails.
     pub(crate) fn respond(&self, req: &Request, rest: &str) -> Result<Response> {
-        let path = self.find(rest).ok_or(Status::NOT_FOUND)?;
-        let original = Opened::at(&path)?;
+        let (original, path) = self.open(rest)?;
         let cache = self.caching(req, rest, &original);
         let file = self.precompressed(req, rest, original);
         let public_version = file.is_settled().then(|| version(&path.to_string_lossy(), &file.validators.etag));
         let mut response = file.respond(req, cache)?.marked_as_asset();
         response.public_version = public_version;
         Ok(response)
+    }
+
+    /// Returns a file and its path.
+    fn open(&self, rest: &str) -> Result<(Opened, PathBuf)> {
+        match &self.folder.0 {
+            Place::Disk(dir) => {
+                let path = find(dir, rest).ok_or(Status::NOT_FOUND)?;
+                Ok((Opened::at(&path)?, path))
+            }
+            Place::Program(embedded) => {
+                let file = embedded.find(rest).ok_or(Status::NOT_FOUND)?;
+                Ok((Opened::embedded(file.name, &file.content), PathBuf::from(file.name)))
+            }
+        }
     }
 
     /// Returns the cache policy for this request. A URL with an outdated hash leads to the current file, which must not
@@ -77,52 +94,77 @@ impl StaticFiles {
         if let Some(hash) = self.known_hash(rest) {
             return Ok(hash);
         }
-        let path = self.find(rest).ok_or(Status::NOT_FOUND)?;
-        let file = Opened::at(&path)?;
+        let (file, _) = self.open(rest)?;
         self.hash_of(rest, &file)
     }
 
     /// Returns the hash of a version of the file that was checked and read before.
     fn known_hash(&self, rest: &str) -> Option<String> {
-        let metadata = join(&self.dir, rest)?.metadata().ok()?;
+        let metadata = join(self.folder.on_disk()?, rest)?.metadata().ok()?;
         self.hashes.known(&version(rest, &etag(&metadata)))
     }
 
     fn hash_of(&self, rest: &str, file: &Opened) -> Result<String> {
-        self.hashes.of(&version(rest, &file.validators.etag), &file.file)
+        match &file.content {
+            Content::File(content) => self.hashes.of(&version(rest, &file.validators.etag), content),
+            Content::Embedded(_) => Ok(file.validators.opaque().to_owned()),
+        }
     }
 
     /// Returns the file, or the precompressed form that the client prefers.
     fn precompressed(&self, req: &Request, rest: &str, mut original: Opened) -> Opened {
-        let available: Vec<_> =
-            CODINGS.into_iter().filter_map(|coding| self.sibling(rest, &original, coding)).collect();
+        let available: Vec<_> = CODINGS.into_iter().filter_map(|coding| self.form(rest, &original, coding)).collect();
         original.varies |= !available.is_empty();
         let chosen = Accepted::of(req.headers()).choose(available.iter().map(|(coding, _)| *coding));
         let chosen = available.into_iter().find(|(coding, _)| Some(*coding) == chosen);
-        match chosen.and_then(|(coding, path)| Some((coding, Opened::at(&path).ok()?))) {
-            Some((coding, sibling)) => sibling.into_form_of(original, coding),
+        match chosen.and_then(|(coding, form)| Some((coding, form.open()?))) {
+            Some((coding, form)) => form.into_form_of(original, coding),
             None => original,
         }
     }
 
     /// Returns the precompressed form of a file, unless the file was changed since.
-    fn sibling(&self, rest: &str, original: &Opened, coding: Coding) -> Option<(Coding, PathBuf)> {
-        let name = format!("{rest}{}", coding.ending);
-        // Checked first, since it is cheap, and most files have no such form.
-        let metadata = join(&self.dir, &name)?.metadata().ok().filter(Metadata::is_file)?;
-        let is_current = !is_older(metadata.modified().ok()?, original.validators.modified?);
-        is_current.then(|| self.find(&name)).flatten().map(|path| (coding, path))
+    fn form(&self, rest: &str, original: &Opened, coding: Coding) -> Option<(Coding, Form)> {
+        let form = match &self.folder.0 {
+            Place::Disk(dir) => Form::Sibling(sibling(dir, rest, original, coding)?),
+            Place::Program(embedded) => Form::Embedded(embedded.find(rest)?.form(coding)?),
+        };
+        Some((coding, form))
     }
+}
 
-    /// Returns the canonical path of a name, if it is in the folder.
-    fn find(&self, rest: &str) -> Option<PathBuf> {
-        let folder = self.dir.canonicalize().ok()?;
-        let path = join(&folder, rest)?.canonicalize().ok()?;
-        // A link may lead to a hidden file of the same folder, whose own name hides it too.
-        let inside = path.strip_prefix(&folder).ok()?;
-        let shown = |part: Component<'_>| !part.as_os_str().as_encoded_bytes().starts_with(b".");
-        inside.components().all(shown).then_some(path)
+/// A precompressed form that is not opened yet.
+enum Form {
+    Sibling(PathBuf),
+    Embedded(&'static EmbeddedContent),
+}
+
+impl Form {
+    fn open(self) -> Option<Opened> {
+        match self {
+            Form::Sibling(path) => Opened::at(&path).ok(),
+            Form::Embedded(content) => Some(Opened::embedded("", content)),
+        }
     }
+}
+
+/// Returns the path of a file beside the original that has its precompressed form, and is not older.
+fn sibling(dir: &Path, rest: &str, original: &Opened, coding: Coding) -> Option<PathBuf> {
+    let name = format!("{rest}{}", coding.ending);
+    // Checked first, since it is cheap, and most files have no such form.
+    let metadata = join(dir, &name)?.metadata().ok().filter(Metadata::is_file)?;
+    let is_current = !is_older(metadata.modified().ok()?, original.validators.modified?);
+    is_current.then(|| find(dir, &name)).flatten()
+}
+
+/// Returns the canonical path of a name, if it is in the folder.
+fn find(dir: &Path, rest: &str) -> Option<PathBuf> {
+    let folder = dir.canonicalize().ok()?;
+    let path = join(&folder, rest)?.canonicalize().ok()?;
+    // A link may lead to a hidden file of the same folder, whose own name hides it too.
+    let inside = path.strip_prefix(&folder).ok()?;
+    let shown = |part: Component<'_>| !part.as_os_str().as_encoded_bytes().starts_with(b".");
+    inside.components().all(shown).then_some(path)
 }
 
 /// Returns the key of one version of one file of a folder: the tag distinguishes versions, the name distinguishes files
@@ -141,18 +183,18 @@ fn is_older(file: SystemTime, other: SystemTime) -> bool {
     }
 }
 
-/// Returns the path of a name in a folder, if the name stays there: no part of it is empty or begins with a dot (which
-/// includes `..`), and none has a character that some operating system treats as a separator or as the end.
+/// Returns the path of a name in a folder, if it [is one](is_name).
 pub(crate) fn join(folder: &Path, name: &str) -> Option<PathBuf> {
-    let mut path = folder.to_path_buf();
-    for part in name.split('/') {
+    is_name(name).then(|| name.split('/').fold(folder.to_path_buf(), |path, part| path.join(part)))
+}
+
+/// Returns true if a name stays in its folder: no part of it is empty or begins with a dot (which includes `..`), and none
+/// has a character that some operating system treats as a separator or as the end.
+pub(crate) fn is_name(name: &str) -> bool {
+    name.split('/').all(|part| {
         let drive = cfg!(windows) && part.contains(':');
-        if part.is_empty() || part.starts_with('.') || part.contains(['\\', '\0']) || drive {
-            return None;
-        }
-        path.push(part);
-    }
-    Some(path)
+        !(part.is_empty() || part.starts_with('.') || part.contains(['\\', '\0']) || drive)
+    })
 }
 
 /// Returns the media type for a file name, with UTF-8 as the charset of text.
@@ -192,7 +234,7 @@ const SETTLED: Duration = Duration::from_secs(3);
 
 /// An opened file, with its state at that time.
 struct Opened {
-    file: File,
+    content: Content,
     length: u64,
     content_type: String,
     validators: Validators,
@@ -203,6 +245,19 @@ struct Opened {
 }
 
 impl Opened {
+    /// Returns an embedded file, or a form of one.
+    fn embedded(name: &str, content: &'static EmbeddedContent) -> Opened {
+        let content_type = content_type(Path::new(name));
+        Opened {
+            length: content.bytes.len() as u64,
+            varies: is_compressible(&content_type),
+            content_type,
+            validators: Validators { etag: format!("\"{}\"", content.hash()), modified: None },
+            content: Content::Embedded(content.bytes),
+            coding: None,
+        }
+    }
+
     fn at(path: &Path) -> Result<Opened> {
         // Checked before opening too: opening a device can have effects, and a pipe waits for its writer.
         if !path.metadata().map_err(|error| refused(path, error))?.is_file() {
@@ -218,14 +273,14 @@ impl Opened {
         let validators = Validators { etag: etag(&metadata), modified };
         let content_type = content_type(path);
         let varies = is_compressible(&content_type);
-        Ok(Opened { file, length: metadata.len(), content_type, validators, coding: None, varies })
+        let content = Content::File(file);
+        Ok(Opened { content, length: metadata.len(), content_type, validators, coding: None, varies })
     }
 
     /// Returns the file as the encoded form of another one: with the other's content type, and a tag that no other form
     /// has (section 8.8.3.3).
     fn into_form_of(mut self, original: Opened, coding: Coding) -> Opened {
-        let tag = self.validators.etag.trim_matches('"');
-        self.validators.etag = format!("\"{tag}-{}\"", coding.name);
+        self.validators.etag = format!("\"{}-{}\"", self.validators.opaque(), coding.name);
         Opened { content_type: original.content_type, coding: Some(coding), varies: true, ..self }
     }
 
@@ -268,15 +323,14 @@ impl Opened {
         let length = self.length;
         match wanted {
             Wanted::Unsatisfiable => return Ok(out_of_range(length)),
-            Wanted::Whole => response.body = ResponseBody::File(self.file, length),
+            Wanted::Whole => response.body = self.content.part(0..length)?,
             Wanted::Part(part) => {
-                self.file.seek(SeekFrom::Start(part.start))?;
-                response.body = ResponseBody::File(self.file, part.end - part.start);
+                response.body = self.content.part(part.clone())?;
                 let content_range = ranges::content_range(&part, length);
                 response = response.status(Status::PARTIAL_CONTENT).own_header("Content-Range", content_range);
             }
             Wanted::Parts(parts) => {
-                let (kind, body) = ranges::multipart(self.file, &self.content_type, length, parts)?;
+                let (kind, body) = ranges::multipart(self.content, &self.content_type, length, parts)?;
                 (self.content_type, response.body) = (kind, body);
                 response = response.status(Status::PARTIAL_CONTENT);
             }
@@ -297,6 +351,33 @@ impl Opened {
             wanted => wanted,
         }
     }
+}
+
+/// The bytes of a file.
+enum Content {
+    File(File),
+    Embedded(&'static [u8]),
+}
+
+impl Content {
+    /// Returns a range of the bytes, which must be within them.
+    fn part(self, range: Range<u64>) -> io::Result<ResponseBody> {
+        match self {
+            Content::File(mut file) => {
+                // Only if it is needed: it is a system call.
+                if range.start > 0 {
+                    file.seek(SeekFrom::Start(range.start))?;
+                }
+                Ok(ResponseBody::File(file, range.end - range.start))
+            }
+            Content::Embedded(bytes) => Ok(ResponseBody::Bytes(slice(bytes, &range).into())),
+        }
+    }
+}
+
+/// Returns a range of bytes in memory.
+fn slice(bytes: &'static [u8], range: &Range<u64>) -> &'static [u8] {
+    &bytes[range.start as usize..range.end as usize]
 }
 
 /// Returns the response for a range beyond the end of the file.

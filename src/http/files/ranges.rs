@@ -5,6 +5,7 @@ use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::{Content, slice};
 use crate::error::Result;
 use crate::http::response::ResponseBody;
 use crate::random;
@@ -116,14 +117,14 @@ pub(super) fn content_range(part: &Range<u64>, length: u64) -> String {
 /// Returns several ranges of a file as one body, each with its type and position (section 14.6): the content type of
 /// the whole, and a reader of the file.
 pub(super) fn multipart(
-    file: File,
+    content: Content,
     content_type: &str,
     length: u64,
     parts: Vec<Range<u64>>,
 ) -> Result<(String, ResponseBody)> {
     // The boundary is random, so that no file can contain it on purpose.
     let boundary = random::name()?;
-    let file = Arc::new(file);
+    let read = reader_of_parts(content);
     let mut body: Box<dyn Read + Send> = Box::new(io::empty());
     let mut total = 0;
     for part in parts {
@@ -131,12 +132,23 @@ pub(super) fn multipart(
         let range = content_range(&part, length);
         let head = format!("{line_end}--{boundary}\r\nContent-Type: {content_type}\r\nContent-Range: {range}\r\n\r\n");
         total += head.len() as u64 + (part.end - part.start);
-        body = Box::new(body.chain(Cursor::new(head)).chain(Slice { file: Arc::clone(&file), left: part }));
+        body = Box::new(body.chain(Cursor::new(head)).chain(read(part)));
     }
     let end = format!("\r\n--{boundary}--\r\n");
     total += end.len() as u64;
     let body = ResponseBody::Reader(Box::new(body.chain(Cursor::new(end))), total);
     Ok((format!("multipart/byteranges; boundary={boundary}"), body))
+}
+
+/// Returns a function that makes the reader of a range.
+fn reader_of_parts(content: Content) -> Box<dyn Fn(Range<u64>) -> Box<dyn Read + Send>> {
+    match content {
+        Content::File(file) => {
+            let file = Arc::new(file);
+            Box::new(move |part| Box::new(Slice { file: Arc::clone(&file), left: part }))
+        }
+        Content::Embedded(bytes) => Box::new(move |part| Box::new(slice(bytes, &part))),
+    }
 }
 
 /// A range of a file that several readers share, one after another.
@@ -261,7 +273,7 @@ mod tests {
     fn a_file_that_shrank_is_an_error() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"0123").unwrap();
-        let (_, body) = multipart(file, "text/plain", 10, vec![0..2, 6..8]).unwrap();
+        let (_, body) = multipart(Content::File(file), "text/plain", 10, vec![0..2, 6..8]).unwrap();
         let ResponseBody::Reader(mut reader, _) = body else { panic!("not a reader") };
         assert_eq!(io::copy(&mut reader, &mut io::sink()).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
@@ -308,7 +320,7 @@ mod tests {
             let ranges: Vec<_> = ranges.into_iter().filter(|range| !range.is_empty()).collect();
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&content).unwrap();
-            let (kind, body) = multipart(file, "text/plain", length as u64, ranges.clone()).unwrap();
+            let (kind, body) = multipart(Content::File(file), "text/plain", length as u64, ranges.clone()).unwrap();
             let ResponseBody::Reader(mut reader, total) = body else { panic!("not a reader") };
             let mut sent = Vec::new();
             reader.read_to_end(&mut sent).unwrap();

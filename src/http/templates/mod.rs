@@ -20,6 +20,7 @@ use minijinja::{
 use serde::Serialize;
 
 use super::files;
+use super::files::folder::{Embedded, Folder, Place};
 use super::files::folders::StaticFolders;
 use super::forms::idempotency;
 use super::html::write_escaped;
@@ -37,29 +38,32 @@ use crate::random;
 use crate::sync::lock;
 use crate::watch::{Key, Seen, Watched};
 
-/// The templates of an application: a folder, and embedded ones.
+/// The templates of an application: a folder, and single ones that are compiled in.
 pub(crate) struct Templates {
     /// The number of this set of templates in the process.
     id: u64,
     environment: Environment<'static>,
-    embedded: Arc<Mutex<BTreeMap<String, Cow<'static, str>>>>,
-    dir: PathBuf,
+    compiled_in: CompiledIn,
+    folder: Folder,
     reload: bool,
 }
 
+/// The sources of templates that are not in the folder.
+type CompiledIn = Arc<Mutex<BTreeMap<String, Cow<'static, str>>>>;
+
 impl Templates {
     /// Returns the templates of a folder, which may be missing. With `reload` (development) a file takes precedence
-    /// over an embedded template of the same name, so that it can be edited, and is read again when it changed. Without
-    /// `reload`, an embedded template takes precedence, and a file is read at its first use, so that a running site
+    /// over a compiled-in template of the same name, so that it can be edited, and is read again when it changed. Without
+    /// `reload`, a compiled-in template takes precedence, and a file is read at its first use, so that a running site
     /// does not change while clients use it.
     ///
     /// An undefined variable is an error if it is printed, compared, iterated or accessed, and false in a bare `if`: a
     /// mistyped name fails the page instead of leaving a gap in a receipt. Use `{{ title | default("Shop") }}` for a
     /// value that may be missing.
-    pub(crate) fn new(dir: impl Into<PathBuf>, reload: bool) -> Templates {
+    pub(crate) fn new(folder: impl Into<Folder>, reload: bool) -> Templates {
         static IDS: AtomicU64 = AtomicU64::new(1);
-        let (id, dir) = (IDS.fetch_add(1, Ordering::Relaxed), dir.into());
-        let embedded = Arc::default();
+        let (id, folder) = (IDS.fetch_add(1, Ordering::Relaxed), folder.into());
+        let compiled_in = CompiledIn::default();
         let mut environment = Environment::new();
         environment.set_auto_escape_callback(auto_escape);
         environment.set_formatter(write_value);
@@ -68,16 +72,20 @@ impl Templates {
         // With debug information an error has the template's lines and the undefined name, in a release build too.
         environment.set_debug(true);
         environment.add_global("live", live_function::without_request());
-        environment.set_loader(loader(dir.clone(), Arc::clone(&embedded)));
-        Templates { id, environment, embedded, dir, reload }
+        let compiled = Arc::clone(&compiled_in);
+        match &folder.0 {
+            Place::Disk(dir) => environment.set_loader(disk_loader(dir.clone(), compiled)),
+            Place::Program(embedded) => environment.set_loader(program_loader(*embedded, compiled)),
+        }
+        Templates { id, environment, compiled_in, folder, reload }
     }
 
     /// Returns the folder.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
+    pub(crate) fn folder(&self) -> &Folder {
+        &self.folder
     }
 
-    /// Adds an embedded template: `include_str!("../../templates/page.html")`.
+    /// Adds a compiled-in template: `include_str!("../../templates/page.html")`.
     ///
     /// # Errors
     /// 500, naming the line, if the template is invalid.
@@ -87,7 +95,7 @@ impl Templates {
             .template_from_named_str(name, &source)
             .map_err(|error| Error::from(error).context(format!("the template `{name}` is invalid")))?;
         if self.reload {
-            lock(&self.embedded).insert(name.to_owned(), source);
+            lock(&self.compiled_in).insert(name.to_owned(), source);
             return Ok(());
         }
         Ok(self.environment.add_template_owned(name.to_owned(), source)?)
@@ -99,8 +107,7 @@ impl Templates {
     /// # Errors
     /// 500, naming all invalid templates with their lines.
     pub(crate) fn read_all(&self) -> Result<()> {
-        let mut names = Vec::new();
-        collect(&self.dir, "", &mut names);
+        let names = names(&self.folder);
         let read = |name: &String| self.environment.get_template(name).err();
         let wrong: Vec<String> = names.iter().filter_map(read).map(|error| Error::from(error).chain()).collect();
         match wrong.is_empty() {
@@ -121,11 +128,28 @@ impl Templates {
 
 impl fmt::Debug for Templates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Templates({}, reload: {})", self.dir.display(), self.reload)
+        write!(f, "Templates({}, reload: {})", self.folder, self.reload)
     }
 }
 
-/// Collects the names of files that are surely templates. An unreadable folder has none.
+/// Returns the names of files that are surely templates. An unreadable folder has none.
+fn names(folder: &Folder) -> Vec<String> {
+    match &folder.0 {
+        Place::Program(embedded) => embedded.names().filter(|name| is_page(name)).map(str::to_owned).collect(),
+        Place::Disk(dir) => {
+            let mut names = Vec::new();
+            collect(dir, "", &mut names);
+            names
+        }
+    }
+}
+
+/// Returns true for the extensions of pages and texts.
+fn is_page(name: &str) -> bool {
+    matches!(extension(name).as_str(), "html" | "htm" | "xml" | "txt" | "text")
+}
+
+/// Collects the names of a folder on the disk.
 fn collect(folder: &Path, prefix: &str, names: &mut Vec<String>) {
     for entry in folder.read_dir().into_iter().flatten().flatten() {
         let Ok(name) = entry.file_name().into_string() else { continue };
@@ -135,7 +159,7 @@ fn collect(folder: &Path, prefix: &str, names: &mut Vec<String>) {
         }
         if path.is_dir() {
             collect(&path, &format!("{prefix}{name}/"), names);
-        } else if matches!(extension(&name).as_str(), "html" | "htm" | "xml" | "txt" | "text") {
+        } else if is_page(&name) {
             names.push(format!("{prefix}{name}"));
         }
     }
@@ -143,39 +167,59 @@ fn collect(folder: &Path, prefix: &str, names: &mut Vec<String>) {
 
 type Loaded = std::result::Result<Option<TemplateSource>, minijinja::Error>;
 
-/// Returns a loader that searches the folder, then the embedded templates. Names that would leave the folder are
+/// Returns a loader that searches the folder, then the compiled-in templates. Names that would leave the folder are
 /// refused.
-fn loader(
-    dir: PathBuf,
-    embedded: Arc<Mutex<BTreeMap<String, Cow<'static, str>>>>,
-) -> impl Fn(&str) -> Loaded + Send + Sync + 'static {
+fn disk_loader(dir: PathBuf, compiled_in: CompiledIn) -> impl Fn(&str) -> Loaded + Send + Sync + 'static {
     let from_folder = path_loader(dir.clone());
     move |name| {
         let Some(path) = files::join(&dir, name) else {
-            let message = format!(
+            return not_found(format!(
                 "`{name}` is not a valid template name, which is a path inside {} without `.` or `..`",
                 absolute(&dir)
-            );
-            return Err(minijinja::Error::new(ErrorKind::TemplateNotFound, message));
+            ));
         };
         if let Some(source) = from_folder(name)? {
             return Ok(Some(source));
         }
-        if let Some(source) = lock(&embedded).get(name).cloned() {
-            // The embedded template is current until a file of that name exists.
+        if let Some(source) = lock(&compiled_in).get(name).cloned() {
+            // The compiled-in template is current until a file of that name exists.
             return Ok(Some(TemplateSource::from(source).with_uptodate_check(move || !path.exists())));
         }
-        let mut names: Vec<String> = lock(&embedded).keys().cloned().collect();
-        collect(&dir, "", &mut names);
-        let hint = did_you_mean(name, names.iter().map(String::as_str));
         let folder = absolute(&dir);
         let missing = match dir.is_dir() {
             true => format!("there is no file `{name}` in {folder}"),
             false => format!("the folder {folder} does not exist"),
         };
-        let message = format!("{missing}, and no embedded template of that name{hint}");
-        Err(minijinja::Error::new(ErrorKind::TemplateNotFound, message))
+        nowhere(name, &missing, names(&Folder::from(&dir)), &compiled_in)
     }
+}
+
+/// Returns a loader that searches an embedded folder, then the compiled-in templates.
+fn program_loader(embedded: Embedded, compiled_in: CompiledIn) -> impl Fn(&str) -> Loaded + Send + Sync + 'static {
+    move |name| {
+        if let Some(file) = embedded.find(name) {
+            let source = str::from_utf8(file.content.bytes).map_err(|error| {
+                minijinja::Error::new(ErrorKind::SyntaxError, format!("the template `{name}` is not UTF-8: {error}"))
+            })?;
+            return Ok(Some(source.into()));
+        }
+        if let Some(source) = lock(&compiled_in).get(name).cloned() {
+            return Ok(Some(source.into()));
+        }
+        let missing = format!("there is no file `{name}` in the embedded folder {}", embedded.name);
+        nowhere(name, &missing, embedded.names().map(str::to_owned).collect(), &compiled_in)
+    }
+}
+
+/// Returns the error for a name that is nowhere, with the name that it is nearly.
+fn nowhere(name: &str, missing: &str, mut names: Vec<String>, compiled_in: &CompiledIn) -> Loaded {
+    names.extend(lock(compiled_in).keys().cloned());
+    let hint = did_you_mean(name, names.iter().map(String::as_str));
+    not_found(format!("{missing}, and no compiled-in template of that name{hint}"))
+}
+
+fn not_found(message: String) -> Loaded {
+    Err(minijinja::Error::new(ErrorKind::TemplateNotFound, message))
 }
 
 /// Chooses the escaping by the template's name: JSON in `.json` and similar files, none in plain text, and HTML in all
@@ -294,8 +338,8 @@ impl Fragment {
 
 fn templates_of(req: &Request) -> Result<Arc<Templates>> {
     req.scope().get::<Templates>().ok_or_else(|| {
-        let message = "this application has no templates: set their folder with `App::templates(dir)`, or embed one \
-                     with `App::template(name, source)`";
+        let message = "this application has no templates: set their folder with `App::templates(dir)`, or compile one \
+                     in with `App::template(name, source)`";
         Error::internal(message)
     })
 }

@@ -27,7 +27,7 @@ mod test_site;
 use std::path::Path;
 
 use aside::routing::{Rate, get, post};
-use aside::{App, Config, Result};
+use aside::{App, Config, Result, embed};
 
 use db::Db;
 
@@ -57,7 +57,8 @@ fn app(config: Config, data: &Path) -> Result<App> {
         .state(photos::Folder::create(data)?)
         .static_files("/photos/files", data.join("photos"))
 %% end
-        .static_files("/static", "static")
+        .templates(embed!("templates"))
+        .static_files("/static", embed!("static"))
         .route("/", get(home::show).name("home"))
         .route("/messages", get(messages::show).name("messages"))
         .route("/messages", post(messages::add).rate_limit(Rate::per_minute(20)))
