@@ -57,13 +57,17 @@ fn due(when: When, now: Millis) -> (Millis, Millis) {
     (due, due.max(now))
 }
 
-/// Returns a trace id as SQLite stores it: half as long as its text, and so is each entry of the index.
-fn trace_bytes(text: &str) -> Option<[u8; 16]> {
-    u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)
+/// Returns a trace id as SQLite stores it: its upper and its lower 64 bits.
+fn trace_halves(text: &str) -> Option<(i64, i64)> {
+    let (high, low) = text.split_at_checked(16)?;
+    let half = |digits| u64::from_str_radix(digits, 16).ok().map(u64::cast_signed);
+    Some((half(high)?, half(low)?))
 }
 
-fn trace_text(bytes: Option<[u8; 16]>) -> Option<String> {
-    bytes.map(|bytes| format!("{:032x}", u128::from_be_bytes(bytes)))
+/// Returns the trace id from two successive columns.
+fn trace_in(row: &Row<'_>, column: usize) -> Result<Option<String>> {
+    let (high, low): (Option<i64>, Option<i64>) = (row.get(column)?, row.get(column + 1)?);
+    Ok(high.zip(low).map(|(high, low)| format!("{:016x}{:016x}", high.cast_unsigned(), low.cast_unsigned())))
 }
 
 fn rank(since: Millis, priority: i32) -> Millis {
@@ -77,12 +81,10 @@ pub(super) fn enqueue(db: &CountingConnection<'_>, entry: &Entry, now: Millis) -
     let (due, since) = due(entry.when, now);
     let wait = if let When::After(wait) = entry.when { Some(wait) } else { None };
     let state = if due > now { JobState::Scheduled } else { JobState::Waiting };
-    db.prepare_cached(
-        "INSERT INTO aside_jobs (state, rank, queue, name, unique_key, priority, enqueued_at, due_at, wait, label, origin, payload,
-                                 trace, parent)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
-    )?
-    .execute(params![
+    let trace = entry.trace.as_deref().and_then(trace_halves);
+    let id = db.next_id()?;
+    db.insert(params![
+        id,
         number(state),
         rank(since, entry.priority),
         entry.queue,
@@ -95,11 +97,12 @@ pub(super) fn enqueue(db: &CountingConnection<'_>, entry: &Entry, now: Millis) -
         entry.label,
         entry.origin,
         entry.payload,
-        entry.trace.as_deref().and_then(trace_bytes),
+        trace.map(|(high, _)| high),
+        trace.map(|(_, low)| low),
         entry.parent,
     ])?;
     db.count(state, &entry.queue, 1);
-    Ok(Enqueued { id: db.last_insert_rowid().unsigned_abs(), is_new: true })
+    Ok(Enqueued { id: id.unsigned_abs(), is_new: true })
 }
 
 /// Returns the id of the unfinished job with that unique key.
@@ -166,8 +169,9 @@ pub(super) fn leave(db: &CountingConnection<'_>, worker: &str, now: Millis) -> R
 }
 
 fn held_by(db: &Connection, worker: &str) -> Result<Vec<i64>> {
-    let mut held =
-        db.prepare_cached("SELECT id FROM aside_jobs INDEXED BY aside_jobs_state WHERE state = 2 AND worker = ?1")?;
+    let mut held = db.prepare_cached(
+        "SELECT id FROM aside_jobs INDEXED BY aside_jobs_state WHERE state = 2 AND state <> 0 AND worker = ?1",
+    )?;
     held.query_map([worker], |row| row.get(0))?.collect()
 }
 
@@ -256,7 +260,7 @@ fn uncount_attempt(db: &Connection, id: i64) -> Result<()> {
 pub(super) fn orphans(db: &Connection) -> Result<Vec<String>> {
     let mut orphans = db.prepare_cached(
         "SELECT DISTINCT worker FROM aside_jobs INDEXED BY aside_jobs_state
-         WHERE state = 2 AND worker NOT IN (SELECT id FROM aside_workers)",
+         WHERE state = 2 AND state <> 0 AND worker NOT IN (SELECT id FROM aside_workers)",
     )?;
     orphans.query_map([], |row| row.get(0))?.collect()
 }
@@ -270,7 +274,7 @@ pub(super) fn workers(db: &Connection) -> Result<Vec<(String, i64, bool)>> {
 pub(super) fn worker_infos(db: &Connection) -> Result<Vec<WorkerInfo>> {
     let mut workers = db.prepare_cached(
         "SELECT id, host, pid, heartbeat_at, running FROM aside_workers LEFT JOIN (
-            SELECT worker, count(*) AS running FROM aside_jobs INDEXED BY aside_jobs_state WHERE state = 2 GROUP BY worker
+            SELECT worker, count(*) AS running FROM aside_jobs INDEXED BY aside_jobs_state WHERE state = 2 AND state <> 0 GROUP BY worker
          ) ON worker = id ORDER BY id",
     )?;
     let read = workers.query_map([], |row| {
@@ -339,7 +343,7 @@ fn claim_of(db: &CountingConnection<'_>, worker: &str, capacity: &Capacity, now:
             state = 2, worker = ?1, token = token + 1, attempt = attempt + 1, began_at = ?2, done = 0, total = 0, message = ''
          WHERE id IN (SELECT id FROM aside_jobs INDEXED BY aside_jobs_waiting
                       WHERE state = 0 AND queue = ?3 ORDER BY rank, id LIMIT ?4)
-         RETURNING id, token, name, label, payload, queue, attempt, origin, trace, parent, enqueued_at, rank",
+         RETURNING id, token, name, label, payload, queue, attempt, origin, trace_high, trace_low, parent, enqueued_at, rank",
     )?;
     let rows = claim.query_map(params![worker, now, capacity.queue, count(capacity.free as u64)], claimed_in)?;
     let mut ranked: Vec<(Millis, Claimed)> = rows.collect::<Result<_>>()?;
@@ -359,11 +363,11 @@ fn claimed_in(row: &Row<'_>) -> Result<(Millis, Claimed)> {
         queue: row.get(5)?,
         attempt: row.get(6)?,
         origin: row.get(7)?,
-        trace: trace_text(row.get(8)?),
-        parent: row.get(9)?,
-        enqueued_at: row.get(10)?,
+        trace: trace_in(row, 8)?,
+        parent: row.get(10)?,
+        enqueued_at: row.get(11)?,
     };
-    Ok((row.get(11)?, job))
+    Ok((row.get(12)?, job))
 }
 
 pub(super) fn next_due(db: &Connection) -> Result<Option<Millis>> {
@@ -564,6 +568,7 @@ fn delete(db: &CountingConnection<'_>, id: u64) -> Result<bool> {
         db.prepare_cached(discarded)?.query_row([key(id)], |row| count_in(db, row, -1)).optional()?.is_some();
     if discarded {
         db.prepare_cached("DELETE FROM aside_failures WHERE job = ?1")?.execute([key(id)])?;
+        db.keep_last_id(key(id))?;
     }
     Ok(discarded)
 }
@@ -584,7 +589,7 @@ pub(super) fn paused(db: &Connection) -> Result<BTreeSet<String>> {
 
 /// The columns that [`info_in`] reads. After them comes the output, or true if there is one.
 const INFO: &str = "id, name, label, queue, priority, state, attempt, interruptions, payload, unique_key, origin, enqueued_at, \
-                    due_at, began_at, ended_at, is_cancelling, done, total, message, trace, parent";
+                    due_at, began_at, ended_at, is_cancelling, done, total, message, trace_high, trace_low, parent";
 
 fn info_in(row: &Row<'_>) -> Result<JobInfo> {
     Ok(JobInfo {
@@ -607,8 +612,8 @@ fn info_in(row: &Row<'_>) -> Result<JobInfo> {
         done: row.get::<_, i64>(16)?.unsigned_abs(),
         total: row.get::<_, i64>(17)?.unsigned_abs(),
         message: row.get(18)?,
-        trace: trace_text(row.get(19)?),
-        parent: row.get(20)?,
+        trace: trace_in(row, 19)?,
+        parent: row.get(21)?,
         is_paused: false,
         failures: Vec::new(),
         output: StoredOutput::Absent,
@@ -616,12 +621,12 @@ fn info_in(row: &Row<'_>) -> Result<JobInfo> {
 }
 
 fn whole_in(row: &Row<'_>) -> Result<JobInfo> {
-    let output: Option<String> = row.get(21)?;
+    let output: Option<String> = row.get(22)?;
     Ok(JobInfo { output: output.map(Output::from_json).into(), ..info_in(row)? })
 }
 
 fn listed_in(row: &Row<'_>) -> Result<JobInfo> {
-    let output = if row.get(21)? { StoredOutput::LeftOut } else { StoredOutput::Absent };
+    let output = if row.get(22)? { StoredOutput::LeftOut } else { StoredOutput::Absent };
     Ok(JobInfo { output, ..info_in(row)? })
 }
 
@@ -632,23 +637,38 @@ pub(super) fn find(db: &Connection, id: u64) -> Result<Option<JobInfo>> {
 }
 
 pub(super) fn list(db: &Connection, state: JobState, before: Option<u64>, most: usize) -> Result<Vec<JobInfo>> {
+    // SQLite uses a partial index only if the statement contains its condition.
+    let (index, condition) = match state {
+        JobState::Waiting if are_waiting_few(db)? => ("INDEXED BY aside_jobs_waiting", "state = 0".to_owned()),
+        JobState::Waiting => ("NOT INDEXED", "state = 0".to_owned()),
+        _ => ("INDEXED BY aside_jobs_state", format!("state = {} AND state <> 0", number(state))),
+    };
     let list = format!(
-        "SELECT {INFO}, output IS NOT NULL FROM aside_jobs INDEXED BY aside_jobs_state
-         WHERE state = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
+        "SELECT {INFO}, output IS NOT NULL FROM aside_jobs
+         WHERE id IN (SELECT id FROM aside_jobs {index} WHERE {condition} AND id < ?1 ORDER BY id DESC LIMIT ?2)
+         ORDER BY id DESC"
     );
     let before = before.map_or(i64::MAX, count);
     let mut list = db.prepare_cached(&list)?;
-    let jobs = list.query_map(params![number(state), before, count(most as u64)], listed_in)?;
+    let jobs = list.query_map(params![before, count(most as u64)], listed_in)?;
     jobs.map(|info| with_failures(db, info?, FAILURES)).collect()
+}
+
+/// Returns true if fewer jobs wait than have other states. Then a list of waiting jobs sorts the entries of their index; else it
+/// reads the table from its end, and skips the others.
+fn are_waiting_few(db: &Connection) -> Result<bool> {
+    let few = "SELECT coalesce(sum(iif(state = 0, count, -count)), 0) < 0 FROM aside_counts";
+    db.prepare_cached(few)?.query_row([], |row| row.get(0))
 }
 
 pub(super) fn of_trace(db: &Connection, trace: &str, most: usize) -> Result<Vec<JobInfo>> {
     let list = format!(
         "SELECT {INFO}, output IS NOT NULL FROM aside_jobs INDEXED BY aside_jobs_trace
-         WHERE trace = ?1 ORDER BY id LIMIT ?2"
+         WHERE trace_high = ?1 AND trace_low = ?2 ORDER BY id LIMIT ?3"
     );
+    let Some((high, low)) = trace_halves(trace) else { return Ok(Vec::new()) };
     let mut list = db.prepare_cached(&list)?;
-    let jobs = list.query_map(params![trace_bytes(trace), count(most as u64)], listed_in)?;
+    let jobs = list.query_map(params![high, low, count(most as u64)], listed_in)?;
     jobs.map(|info| with_failures(db, info?, FAILURES)).collect()
 }
 
@@ -680,7 +700,7 @@ pub(super) fn counts(db: &Connection) -> Result<JobCounts> {
     let mut counts = JobCounts::default();
     let mut each = db.prepare_cached(
         "SELECT state, sum(count) FROM aside_counts GROUP BY state
-         UNION ALL SELECT 2, count(*) FROM aside_jobs INDEXED BY aside_jobs_state WHERE state = 2",
+         UNION ALL SELECT 2, count(*) FROM aside_jobs INDEXED BY aside_jobs_state WHERE state = 2 AND state <> 0",
     )?;
     let mut rows = each.query([])?;
     while let Some(row) = rows.next()? {
@@ -701,7 +721,7 @@ pub(super) fn queues(db: &Connection) -> Result<Vec<QueueInfo>> {
         "SELECT name, sum(waiting), sum(running), max(is_paused) FROM (
             SELECT queue AS name, count AS waiting, 0 AS running, 0 AS is_paused
                 FROM aside_counts WHERE state = 0 AND count > 0
-            UNION ALL SELECT queue, 0, count(*), 0 FROM aside_jobs INDEXED BY aside_jobs_state WHERE state = 2 GROUP BY queue
+            UNION ALL SELECT queue, 0, count(*), 0 FROM aside_jobs INDEXED BY aside_jobs_state WHERE state = 2 AND state <> 0 GROUP BY queue
             UNION ALL SELECT name, 0, 0, 1 FROM aside_queues
          ) GROUP BY name ORDER BY name",
     )?;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, StatementStatus};
 use tempfile::TempDir;
 
 use super::*;
@@ -408,7 +408,7 @@ fn the_applications_tables_are_left_alone() {
     assert_eq!(db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap(), 7);
     let names = "SELECT group_concat(name) FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'aside_%'";
     let names: String = db.query_row(names, [], |row| row.get(0)).unwrap();
-    assert_eq!(names, "orders,sqlite_sequence");
+    assert_eq!(names, "orders");
 }
 
 #[test]
@@ -711,6 +711,59 @@ fn the_applications_triggers_run_in_a_transaction_and_each_job_is_counted_once()
         assert_eq!(orders(&home), done as i64);
         assert_eq!(jobs.counts().unwrap(), JobCounts { waiting: done, done, ..JobCounts::default() });
     }
+}
+
+/// To enable and to disable the triggers of a connection makes SQLite prepare each statement again.
+#[test]
+fn a_transaction_leaves_the_prepared_statements_as_they_are() {
+    let home = Home::new();
+    let jobs = home.open();
+    home.connect().execute_batch("CREATE TABLE orders (name TEXT)").unwrap();
+    let mut prepared_again = Vec::new();
+    for _ in 0..2 {
+        let (_, claimed) = running(&jobs);
+        let order = |db: &Transaction<'_>| {
+            let mut order = db.prepare_cached("INSERT INTO orders VALUES ('tea')")?;
+            order.execute([])?;
+            prepared_again.push(order.get_status(StatementStatus::RePrepare));
+            Ok(())
+        };
+        jobs.transaction(claimed.id, claimed.token, T, order, LastValues::default).unwrap();
+    }
+    assert_eq!(prepared_again, [0, 0]);
+}
+
+#[test]
+fn the_id_of_a_deleted_job_is_not_assigned_again() {
+    let home = Home::new();
+    let jobs = home.open();
+    assert_eq!([add(&jobs, "a"), add(&jobs, "a")], [1, 2]);
+    assert!(jobs.discard(2).unwrap());
+    assert!(jobs.discard(1).unwrap());
+    drop(jobs);
+    let jobs = home.open();
+    assert_eq!(add(&jobs, "a"), 3);
+    home.connect().execute("DELETE FROM aside_jobs", []).unwrap();
+    let both = jobs.enqueue(vec![entry("a"), entry("a")], T).unwrap();
+    assert_eq!([both[0].id, both[1].id], [4, 5]);
+}
+
+/// The list sorts the waiting jobs if they are few, and else reads the table.
+#[test]
+fn few_and_many_waiting_jobs_are_listed_by_their_ids() {
+    let home = Home::new();
+    let jobs = home.open();
+    let urgent = Entry { priority: 5, queue: "mail".into(), ..entry("a") };
+    jobs.enqueue(vec![entry("a"), urgent, entry("a"), entry("a")], T).unwrap();
+    let listed = |before, most| -> Vec<u64> {
+        jobs.list(JobState::Waiting, before, most).unwrap().iter().map(|job| job.id).collect()
+    };
+    assert_eq!((listed(None, 9), listed(Some(4), 2)), (vec![4, 3, 2, 1], vec![3, 2]));
+    for _ in 0..9 {
+        let id = add(&jobs, "a");
+        jobs.cancel(id, T).unwrap();
+    }
+    assert_eq!((listed(None, 9), listed(Some(4), 2)), (vec![4, 3, 2, 1], vec![3, 2]));
 }
 
 /// A process of an older version may still run, and does not count.

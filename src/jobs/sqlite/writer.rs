@@ -460,20 +460,20 @@ impl WriterThread {
             let _ = answer.send(Err(unavailable));
             return;
         }
-        // The borrower writes to the application's tables, and those may have triggers too.
-        if let Some(db) = &self.db
-            && let Err(error) = counts::set_triggers(db, true)
-        {
-            let _ = answer.send(Err(errors::unavailable(&self.database.name, &error)));
-            return;
-        }
+        let needs_triggers = match self.db.as_ref().map_or(Ok(false), counts::enable_triggers_of_others) {
+            Ok(needs_triggers) => needs_triggers,
+            Err(error) => {
+                let _ = answer.send(Err(errors::unavailable(&self.database.name, &error)));
+                return;
+            }
+        };
         let (back, returned) = channel();
         // If the borrower is gone, or panics, the connection is dropped there and so returned.
         let _ = answer.send(Ok(LentConnection { db: self.db.take(), back }));
         self.db = returned.recv().ok();
         self.syncs = None;
         self.roll_back();
-        if self.db.as_ref().is_some_and(|db| counts::set_triggers(db, false).is_err()) {
+        if needs_triggers && self.db.as_ref().is_some_and(|db| counts::set_triggers(db, false).is_err()) {
             self.db = None;
         }
         self.notify();
