@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::Level;
 use serde_json::{Value, json};
@@ -213,6 +213,7 @@ impl Service {
         response.headers_mut().put("X-Request-Id", request.id().to_owned());
         self.log_access(request, &response, began);
         let (info, route, elapsed) = (request.origin(), request.route(), began.elapsed());
+        self.warn_if_slow(request, status, elapsed);
         let started = registry::started_here().wrapping_sub(started) + response.deferred();
         self.report(&RequestEnd { info, route, status, elapsed, started, error: failure.as_ref() });
         response
@@ -323,6 +324,22 @@ impl Service {
         log_fields::log("aside::http", Level::Info, &fields, format_args!("{}", escape(&line)));
     }
 
+    /// Logs a warning for a slow request.
+    fn warn_if_slow(&self, request: &Request, status: u16, elapsed: Duration) {
+        let Some(elapsed) = slow_time(request, elapsed) else { return };
+        let route = self.router.routes().get(request.route());
+        let location = route.map(|route| location::text(route.location));
+        let at = location.as_ref().map_or(String::new(), |location| format!(" (route at {location})"));
+        let line = format!(
+            "Slow request: {} took {}, and the limit is {} (ASIDE_SLOW_REQUEST){at}",
+            request.origin(),
+            span(elapsed),
+            span(self.config.slow_request)
+        );
+        let fields = LogFields { status: Some(status), duration: Some(elapsed), location, ..self.log_fields(request) };
+        log_fields::log("aside::http", Level::Warn, &fields, format_args!("{}", escape(&line)));
+    }
+
     fn log_access(&self, request: &Request, response: &Response, began: Instant) {
         let (status, elapsed) = (response.status_code().code(), began.elapsed());
         // Static files tell nothing about the site as long as they are found.
@@ -338,6 +355,13 @@ impl Service {
         let fields = LogFields { status: Some(status), duration: Some(elapsed), client, ..self.log_fields(request) };
         log_fields::log("aside::access", level, &fields, line);
     }
+}
+
+/// Returns the time that a request took, if it counts as slow: without the time in which the client sent the body. The client
+/// receives the response later.
+fn slow_time(request: &Request, elapsed: Duration) -> Option<Duration> {
+    let (limit, own) = (request.config().slow_request, elapsed.saturating_sub(request.body_read_time()));
+    (!limit.is_zero() && own >= limit).then_some(own)
 }
 
 /// A marker for the refusal of a request that needs an unimplemented feature (501). The client causes it, so it is not an
@@ -420,5 +444,42 @@ impl Ids {
         // Multiplication by an odd number is one to one in 24 bits, and makes consecutive ids look different.
         let number = self.0.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b1) & 0xff_ffff;
         format!("{number:06x}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Read};
+
+    use super::*;
+    use crate::http::request::Body;
+
+    /// A body whose client takes a moment before each read.
+    struct LateBody;
+
+    impl Read for LateBody {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_micros(100) {}
+            Ok(0)
+        }
+    }
+
+    #[test]
+    fn the_time_in_which_a_client_sends_the_body_does_not_make_a_request_slow() {
+        let second = Duration::from_secs(1);
+        let mut request = Request::new(Method::Post, "/", Headers::new(), Body::new(LateBody, None));
+        assert_eq!(slow_time(&request, second), Some(second));
+        assert_eq!(slow_time(&request, second - Duration::from_nanos(1)), None);
+        request.bytes().unwrap();
+        let read_time = request.body_read_time();
+        assert!(read_time >= Duration::from_micros(100));
+        assert_eq!(slow_time(&request, second), None);
+        assert_eq!(slow_time(&request, second + read_time), Some(second));
+        request.restore_body(b"the same".to_vec());
+        assert_eq!(slow_time(&request, second), None, "after the body was put back");
+        let config = Arc::new(Config { slow_request: Duration::ZERO, ..Config::default() });
+        request.admit(Scope::process(), config, "3f9a1c".to_owned());
+        assert_eq!(slow_time(&request, 9 * second), None, "without a limit");
     }
 }

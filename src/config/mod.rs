@@ -175,6 +175,10 @@ pub struct Config {
     /// warning names their routes. Handlers that wait at `ASIDE_MAX_TASK_THREADS` do not
     /// count; as many again may wait there.
     pub max_workers: usize,
+    /// `ASIDE_SLOW_REQUEST`: the time from which a request counts as slow, and a warning in the log names its route; seconds, 1.
+    /// Fractions such as 0.25 are possible, and 0 turns the warning off. The time in which the client sends the body or receives
+    /// the response does not count.
+    pub slow_request: Duration,
     /// `ASIDE_MAX_WAITING`: workers that may wait for the same kind of resource: password hashing, a permit of a
     /// [`Pool`](crate::Pool), a value of a [`Cache`](crate::Cache) that another thread computes, the first of two
     /// identical forms, or the end of a job; a quarter of `ASIDE_MAX_WORKERS`. A further request gets 503. All kinds together, bodies included,
@@ -281,6 +285,7 @@ impl Default for Config {
             max_task_threads: 4_000,
             nice: 10,
             max_workers: 256,
+            slow_request: Duration::from_secs(1),
             max_waiting: None,
             max_uploads: None,
             max_uploads_per_client: None,
@@ -391,6 +396,7 @@ impl Config {
             ("ASIDE_SESSION_IDLE", self.session_idle, 1, MOST_SESSION),
             ("ASIDE_SESSION_LIFETIME", self.session_lifetime, 1, MOST_SESSION),
             ("ASIDE_GRACE", self.grace, 0, MOST_TIMEOUT),
+            ("ASIDE_SLOW_REQUEST", self.slow_request, 0, MOST_TIMEOUT),
             ("ASIDE_HEAD_TIMEOUT", self.head_timeout, 1, MOST_TIMEOUT),
             ("ASIDE_BODY_TIMEOUT", self.body_timeout, 1, MOST_TIMEOUT),
             ("ASIDE_IDLE_TIMEOUT", self.idle_timeout, 1, MOST_TIMEOUT),
@@ -525,6 +531,10 @@ mod tests {
             ("ASIDE_GRACE", "18446744073709551615"),
             ("ASIDE_SESSION_LIFETIME", "18446744073709551615"),
             ("ASIDE_MAX_WAITING", "0"),
+            ("ASIDE_SLOW_REQUEST", "-1"),
+            ("ASIDE_SLOW_REQUEST", "inf"),
+            ("ASIDE_SLOW_REQUEST", "1e9"),
+            ("ASIDE_SLOW_REQUEST", "1s"),
             ("ASIDE_MAX_IMAGE_MEMORY", "1000"),
             ("ASIDE_MAX_IMAGE_MEMORY", "512M"),
             ("ASIDE_MAX_UPLOADS", "many"),

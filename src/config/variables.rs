@@ -127,6 +127,7 @@ impl Variables {
             max_task_threads: self.or("ASIDE_MAX_TASK_THREADS", default.max_task_threads, "a whole number")?,
             nice: self.or("ASIDE_BACKGROUND_NICE", default.nice, "a number from 0 to 19")?,
             max_workers: self.or("ASIDE_MAX_WORKERS", default.max_workers, "a whole number")?,
+            slow_request: self.fraction("ASIDE_SLOW_REQUEST", default.slow_request)?,
             max_waiting: self.number("ASIDE_MAX_WAITING")?,
             max_uploads: self.number("ASIDE_MAX_UPLOADS")?,
             max_uploads_per_client: self.number("ASIDE_MAX_UPLOADS_PER_CLIENT")?,
@@ -177,6 +178,13 @@ impl Variables {
 
     fn seconds(&self, name: &'static str, default: Duration) -> Result<Duration> {
         self.or(name, default.as_secs(), "whole seconds").map(Duration::from_secs)
+    }
+
+    /// Reads seconds with a fraction.
+    fn fraction(&self, name: &'static str, default: Duration) -> Result<Duration> {
+        let seconds: f64 = self.or(name, default.as_secs_f64(), "seconds")?;
+        Duration::try_from_secs_f64(seconds)
+            .map_err(|_| Error::internal(format!("{name} takes seconds, and is `{seconds}`")))
     }
 
     fn octal(&self, name: &'static str, default: u32) -> Result<u32> {

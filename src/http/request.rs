@@ -7,6 +7,7 @@ use std::io::{self, Read};
 use std::mem::{replace, take};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use percent_encoding::percent_decode_str;
 
@@ -484,7 +485,12 @@ impl Request {
 
     /// Replaces the body with bytes that were read from it.
     pub(crate) fn restore_body(&mut self, bytes: Vec<u8>) {
-        self.body = bytes.into();
+        self.body = Body { read_time: self.body.read_time, ..bytes.into() };
+    }
+
+    /// Returns the time that it took to read the body.
+    pub(crate) fn body_read_time(&self) -> Duration {
+        self.body.read_time
     }
 
     /// Reads the whole body, up to `ASIDE_MAX_FORM`.
@@ -636,12 +642,14 @@ pub(crate) struct Body {
     reader: Mutex<Box<dyn Read + Send>>,
     length: Option<u64>,
     read: u64,
+    /// The time that reads took: nearly all of it is the wait for the client.
+    read_time: Duration,
 }
 
 impl Body {
     /// Returns a body that a transport reads, with the length that the client declared.
     pub(crate) fn new(reader: impl Read + Send + 'static, length: Option<u64>) -> Body {
-        Body { reader: Mutex::new(Box::new(reader)), length, read: 0 }
+        Body { reader: Mutex::new(Box::new(reader)), length, read: 0, read_time: Duration::ZERO }
     }
 
     /// Returns an empty body.
@@ -660,7 +668,10 @@ impl From<Vec<u8>> for Body {
 impl Read for Body {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let reader = self.reader.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let count = reader.read(buffer)?;
+        let began = Instant::now();
+        let outcome = reader.read(buffer);
+        self.read_time += began.elapsed();
+        let count = outcome?;
         self.read += count as u64;
         let cut = count == 0 && !buffer.is_empty() && self.length.is_some_and(|length| self.read < length);
         if cut { Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the body ended early")) } else { Ok(count) }

@@ -48,6 +48,25 @@ fn the_line_of_each_end_of_a_job_says_what_follows() {
 }
 
 #[test]
+fn a_slow_request_has_a_warning_with_its_route_unless_the_limit_is_0() {
+    logs::record();
+    for (nanos, lines) in [(1, 1), (0, 0)] {
+        let config = Config { slow_request: Duration::from_nanos(nanos), ..Config::default() };
+        let path = format!("/log-lines-slow-{nanos}/7");
+        let app = App::with_config(config).get(&format!("/log-lines-slow-{nanos}/{{id}}"), |_: &mut Request| "page");
+        let mut client = TestClient::new(app);
+        client.get(&path);
+        let warnings = logs::at(Level::Warn, &format!("Slow request: GET {path} "));
+        assert_eq!(warnings.len(), lines, "{warnings:?}");
+        for warning in warnings {
+            assert!(warning.starts_with("aside::http: "), "{warning}");
+            let end = warning.split(", and the limit is 1 µs (ASIDE_SLOW_REQUEST) (route at ").nth(1).unwrap();
+            assert!(end.starts_with("tests/it/log_lines.rs:"), "{warning}");
+        }
+    }
+}
+
+#[test]
 fn static_files_that_are_found_are_logged_at_debug() {
     logs::record();
     let dir = tempfile::tempdir().unwrap();

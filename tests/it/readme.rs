@@ -139,6 +139,7 @@ fn the_table_of_settings_has_the_defaults() {
         ("ASIDE_MAX_TASK_THREADS", config.max_task_threads as u64),
         ("ASIDE_BACKGROUND_NICE", config.nice as u64),
         ("ASIDE_MAX_WORKERS", config.max_workers as u64),
+        ("ASIDE_SLOW_REQUEST", config.slow_request.as_secs()),
         ("ASIDE_MAX_STREAMS", config.max_streams as u64),
         ("ASIDE_MAX_HEAD", config.max_head as u64),
         ("ASIDE_MAX_HEADERS", config.max_headers as u64),
