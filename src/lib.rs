@@ -130,6 +130,8 @@ mod log_limit;
 mod log_text;
 #[cfg(feature = "mail")]
 pub mod mail;
+#[cfg(feature = "jobs")]
+mod message_groups;
 mod metrics;
 mod nearest;
 mod owned_data;

@@ -14,6 +14,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("guide", 0),
     ("log_limit", 0),
     ("log_text", 0),
+    ("message_groups", 0),
     ("nearest", 0),
     ("owned_data", 0),
     ("panics", 0),

@@ -25,6 +25,9 @@ pub(super) struct FailureHooks {
     hooks: Vec<FailureHook>,
     #[cfg(feature = "mail")]
     alert_addresses: Vec<String>,
+    /// True if the panel is shown in production.
+    #[cfg(all(feature = "mail", feature = "panel"))]
+    has_panel: bool,
 }
 
 impl FailureHooks {
@@ -33,6 +36,8 @@ impl FailureHooks {
         self.hooks.extend(other.hooks);
         #[cfg(feature = "mail")]
         self.alert_addresses.extend(other.alert_addresses);
+        #[cfg(all(feature = "mail", feature = "panel"))]
+        (self.has_panel |= other.has_panel);
     }
 
     /// Returns the part of the framework that sends alert mails, if the application has addresses for them.
@@ -40,8 +45,12 @@ impl FailureHooks {
     fn listeners(&mut self, config: &Config, others: &Arc<Dropped>) -> Vec<Box<dyn Listener>> {
         let to = std::mem::take(&mut self.alert_addresses);
         let has_addresses = !to.is_empty();
-        let alerts = || Box::new(AlertMail::new(to, config.url.clone(), others.clone())) as Box<dyn Listener>;
-        has_addresses.then(alerts).into_iter().collect()
+        #[cfg(feature = "panel")]
+        let has_panel = config.is_development() || self.has_panel;
+        #[cfg(not(feature = "panel"))]
+        let has_panel = false;
+        let alerts = AlertMail::new(to, config.url.clone(), has_panel, others.clone());
+        has_addresses.then(|| Box::new(alerts) as Box<dyn Listener>).into_iter().collect()
     }
 
     #[cfg(not(feature = "mail"))]
@@ -74,6 +83,15 @@ impl FailureHooks {
 }
 
 impl App {
+    /// Records that the panel is shown in production, so that alert mails have links to it.
+    #[cfg(feature = "panel")]
+    #[cfg_attr(not(feature = "mail"), allow(unused_mut))]
+    pub(crate) fn link_to_panel(mut self) -> App {
+        #[cfg(feature = "mail")]
+        (self.failure_hooks.has_panel = true);
+        self
+    }
+
     /// Adds a hook that receives a report of each failure: of requests, tasks, attempts of jobs, mails and webhooks.
     ///
     /// ```
@@ -151,7 +169,7 @@ impl App {
     /// The mails have the failed requests and tasks, the dead jobs, and the mails and webhooks that are not sent again; an
     /// attempt that is retried is left out. Failures with the same name and message, apart from digits, are one group, with
     /// its number, the location, the last request and the time. A mail has at most 50 groups; the rest is a number. With
-    /// `ASIDE_URL` it also has links to the panel. Call the method again to add an address. At shutdown a last mail has the
+    /// `ASIDE_URL`, and in production [`App::panel`](App::panel), it also has links to the panel. Call the method again to add an address. At shutdown a last mail has the
     /// failures that still wait.
     ///
     /// The mails go through `ASIDE_MAIL_URL`, like any other. If one cannot be sent, that is logged, and its failures are in

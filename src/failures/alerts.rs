@@ -18,6 +18,7 @@ use crate::bounds;
 use crate::http::router::BUILTIN;
 use crate::log_text::{escape, numbered, prefix};
 use crate::mail::Mail;
+use crate::message_groups::without_numbers;
 use crate::sync::lock;
 use crate::utc;
 
@@ -43,6 +44,8 @@ struct Shared {
     to: Vec<String>,
     /// The public URL of the site.
     url: Option<String>,
+    /// True if an operator can open the panel there.
+    has_panel: bool,
     /// The failures that equal no reported one, beyond the limit of reports.
     others: Arc<Dropped>,
     state: Mutex<State>,
@@ -84,9 +87,10 @@ struct Digest {
 }
 
 impl AlertMail {
-    /// Creates the alert mails to these addresses. `others` counts the failures that equal no reported one.
-    pub(crate) fn new(to: Vec<String>, url: Option<String>, others: Arc<Dropped>) -> AlertMail {
-        AlertMail(Arc::new(Shared { to, url, others, state: Mutex::default() }))
+    /// Creates the alert mails to these addresses. They have links if there is a URL with a panel. `others` counts the failures that
+    /// equal no reported one.
+    pub(crate) fn new(to: Vec<String>, url: Option<String>, has_panel: bool, others: Arc<Dropped>) -> AlertMail {
+        AlertMail(Arc::new(Shared { to, url, has_panel, others, state: Mutex::default() }))
     }
 
     /// Sends the failures in a background task. What it starts, and its own failure, is not reported.
@@ -95,7 +99,9 @@ impl AlertMail {
         let _entered = Context { lineage, ..Context::of(scope.clone()) }.enter();
         let Some((first, others)) = self.0.to.split_first() else { return };
         let mail = others.iter().fold(Mail::to(first), Mail::and_to);
-        let mail = mail.subject(digest.subject(self.site())).text(digest.text(self.0.url.as_deref()));
+        let mail = mail
+            .subject(digest.subject(self.site()))
+            .text(digest.text(self.0.url.as_deref().filter(|_| self.0.has_panel)));
         let unsent = Unsent { alerts: self.clone(), digest: Mutex::new(Some(digest)) };
         mail.send_then(move || drop(lock(&unsent.digest).take()));
     }
@@ -219,7 +225,7 @@ impl Group {
             (None, None, task) => format!("/tasks/{}", task.unwrap_or_default()),
         };
         Group {
-            key: format!("{} {}", without_digits(&report.group), without_digits(&chain)),
+            key: without_numbers(&format!("{} {}", prefix(&report.group, LONGEST_KEY), prefix(&chain, LONGEST_KEY))),
             name: report.group.clone(),
             verb: if report.is_panic { "panicked" } else { "failed" },
             message: escape(&bounds::shorten(&chain, LONGEST_MESSAGE)).into_owned(),
@@ -326,19 +332,6 @@ fn written(time: SystemTime) -> String {
     utc::written(time, ' ').map_or_else(|| "an unknown time".to_owned(), |time| format!("{time} UTC"))
 }
 
-/// Returns a text with `#` in place of each number, so that two texts that differ in numbers are equal.
-fn without_digits(text: &str) -> String {
-    let mut key = String::new();
-    for c in prefix(text, LONGEST_KEY).chars() {
-        match c {
-            '0'..='9' if key.ends_with('#') => {}
-            '0'..='9' => key.push('#'),
-            c => key.push(c),
-        }
-    }
-    key
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -418,7 +411,7 @@ mod tests {
 
     #[test]
     fn the_failures_of_a_mail_that_is_not_sent_are_kept_for_the_next_one() {
-        let alerts = AlertMail::new(vec!["ops@shop.example".to_owned()], None, Arc::default());
+        let alerts = AlertMail::new(vec!["ops@shop.example".to_owned()], None, false, Arc::default());
         let take = || lock(&alerts.0.state).take(Instant::now(), &alerts.0.others);
         lock(&alerts.0.state).add(&report("GET /", "down"));
         drop(Unsent { alerts: alerts.clone(), digest: Mutex::new(take()) });

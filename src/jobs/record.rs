@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::background::output::Output;
 use crate::error::{Error, Result};
+use crate::message_groups::without_numbers;
 
 /// A time or a duration in milliseconds; a time counts from 1970.
 pub(crate) type Millis = i64;
@@ -317,18 +318,10 @@ pub(crate) struct FailureGroup {
 const GROUPED_ERROR: usize = 200;
 const GROUPED_MESSAGE: usize = 1_000;
 
-/// Returns the start of a message with each run of digits as `#`, by which equal errors are grouped.
+/// Returns the start of a message [without its numbers](without_numbers), by which equal errors are grouped.
 pub(crate) fn error_group(message: &str) -> String {
-    let mut error = String::new();
-    for character in message.chars().take(GROUPED_MESSAGE) {
-        let is_number = character == '#' || character.is_ascii_digit();
-        if !is_number {
-            error.push(character);
-        } else if !error.ends_with('#') {
-            error.push('#');
-        }
-    }
-    error.chars().take(GROUPED_ERROR).collect()
+    let start: String = message.chars().take(GROUPED_MESSAGE).collect();
+    without_numbers(&start).chars().take(GROUPED_ERROR).collect()
 }
 
 /// A process that runs jobs.

@@ -67,7 +67,7 @@ impl App {
     where
         F: Fn(&mut Request) -> bool + Send + Sync + 'static,
     {
-        self.state(Authorize(Box::new(authorize)))
+        self.link_to_panel().state(Authorize(Box::new(authorize)))
     }
 
     /// Returns the application with its panel, which checks access.

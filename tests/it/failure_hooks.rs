@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
+use aside::config::Mode;
 use aside::failures::{FailureKind, FailureReport};
 use aside::tasks::Retry;
 use aside::testing::TestClient;
@@ -505,6 +506,34 @@ fn an_alert_mail_names_the_failure_its_location_and_its_page_in_the_panel() {
     for part in [title, &here(LINE_OF_PARSE).unwrap(), &request, &format!("https://shop.example/_aside/requests/{id}")]
     {
         assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[cfg(feature = "mail")]
+#[test]
+fn an_alert_mail_has_a_link_in_production_only_if_the_site_shows_the_panel_there() {
+    let text_of = |with_panel: fn(App) -> App| {
+        let config = Config {
+            mode: Mode::Production,
+            secrets: vec!["a secret of more than thirty-two bytes".into()],
+            url: Some("https://shop.example".into()),
+            mail_url: Some("memory:".into()),
+            mail_from: Some("shop@shop.example".into()),
+            ..Config::default()
+        };
+        let app = App::with_config(config).alert_mail("ops@shop.example").get("/", |_: &mut Request| fail::<()>());
+        let mut client = TestClient::new(with_panel(app));
+        client.get("/");
+        client.drain();
+        client.outbox()[0].text.clone().unwrap()
+    };
+    let without = text_of(|app| app);
+    assert!(without.contains("GET / failed") && !without.contains("_aside"), "{without}");
+    for with_panel in
+        [(|app| app.panel(|_| false)) as fn(App) -> App, |app| app.mount("/ops", App::new().panel(|_| false))]
+    {
+        let with = text_of(with_panel);
+        assert!(with.contains("https://shop.example/_aside/requests/"), "{with}");
     }
 }
 

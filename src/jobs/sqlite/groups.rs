@@ -23,6 +23,20 @@ pub(super) fn enter(db: &Connection, id: i64, message: &str, now: Millis) -> Res
     db.prepare_cached("UPDATE aside_jobs SET error_group = ?2 WHERE id = ?1")?.execute([id, group]).map(drop)
 }
 
+/// Adds all dead jobs to their groups: a file of an earlier version has none.
+pub(super) fn enter_all(db: &Connection) -> Result<()> {
+    let dead: Vec<(i64, Millis)> = db
+        .prepare("SELECT id, coalesce(ended_at, 0) FROM aside_jobs WHERE state = 4")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<Result<_>>()?;
+    let mut last = db.prepare("SELECT words FROM aside_failures WHERE job = ?1 ORDER BY number DESC LIMIT 1")?;
+    for (id, ended_at) in dead {
+        let message: Option<String> = last.query_row([id], |row| row.get(0)).optional()?;
+        message.map_or(Ok(()), |message| enter(db, id, &message, ended_at))?;
+    }
+    Ok(())
+}
+
 /// Returns the group of a job, if it is dead.
 pub(super) fn of(db: &Connection, id: i64) -> Result<Option<i64>> {
     let group = db

@@ -11,6 +11,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction,
 
 use super::counts;
 use super::errors;
+use super::groups;
 use crate::error::{Error, Result};
 use crate::isolate::is_child;
 use crate::jobs::engine::Unavailable;
@@ -25,6 +26,9 @@ pub(super) const STEPS: &[&str] = &[
     include_str!("fifth.sql"),
     include_str!("sixth.sql"),
 ];
+
+/// The version from which dead jobs are in groups.
+const GROUPS_SINCE: u32 = 6;
 
 /// The largest file, in bytes, that is checked for damage when it is opened. For a larger file the check would take
 /// seconds; damage is then detected when it is read.
@@ -238,6 +242,9 @@ fn migrate(transaction: &Transaction<'_>, found: u32, steps: &[&str]) -> rusqlit
     }
     for step in &steps[found as usize..] {
         transaction.execute_batch(step)?;
+    }
+    if (1..GROUPS_SINCE).contains(&found) && newest(steps) >= GROUPS_SINCE {
+        groups::enter_all(transaction)?;
     }
     let known = "INSERT INTO aside_meta (key, value) VALUES ('version', ?1)
                  ON CONFLICT (key) DO UPDATE SET value = excluded.value";

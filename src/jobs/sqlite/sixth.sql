@@ -31,8 +31,8 @@ CREATE TRIGGER aside_jobs_left AFTER UPDATE OF state ON aside_jobs WHEN OLD.stat
         WHERE state = OLD.state AND queue = CASE OLD.state WHEN 0 THEN OLD.queue ELSE '' END;
 END;
 
--- The dead jobs grouped by equal errors: the type of the job, and the start of the message with each run of digits as `#`.
--- last_at and newest: the time when the newest of them died, and its id.
+-- The dead jobs grouped by equal errors: the type of the job, and the start of the message with `#` for each number.
+-- last_at and newest: the time when the newest of them died, and its id. The migration adds the jobs that are dead already.
 CREATE TABLE aside_groups (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL,
@@ -46,20 +46,6 @@ CREATE INDEX aside_groups_last ON aside_groups (last_at, newest);
 
 ALTER TABLE aside_jobs ADD COLUMN error_group INTEGER;
 CREATE INDEX aside_jobs_group ON aside_jobs (error_group, ended_at, id) WHERE state = 4;
-
-CREATE TEMP TABLE aside_dead AS
-    SELECT jobs.id, name, coalesce(ended_at, 0) AS ended_at, (
-        SELECT substr(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(replace(
-        replace(replace(replace(replace(replace(replace(replace(replace(substr(words, 1, 1000), '0', '#'), '1', '#'),
-        '2', '#'), '3', '#'), '4', '#'), '5', '#'), '6', '#'), '7', '#'), '8', '#'), '9', '#'), '##', '#'), '##',
-        '#'), '##', '#'), '##', '#'), '##', '#'), '##', '#'), '##', '#'), '##', '#'), '##', '#'), '##', '#'), 1, 200)
-        FROM aside_failures WHERE job = jobs.id ORDER BY number DESC LIMIT 1
-    ) AS error FROM aside_jobs AS jobs WHERE state = 4;
-INSERT INTO aside_groups (name, error, count, last_at, newest)
-    SELECT name, error, count(*), max(ended_at), id FROM aside_dead WHERE error IS NOT NULL GROUP BY name, error;
-UPDATE aside_jobs SET error_group = aside_groups.id FROM aside_dead JOIN aside_groups USING (name, error)
-    WHERE aside_jobs.id = aside_dead.id;
-DROP TABLE aside_dead;
 
 -- For people who read a list of the workers. heartbeat_at: the time of the last heartbeat.
 ALTER TABLE aside_workers ADD COLUMN host TEXT;
