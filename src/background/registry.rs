@@ -466,6 +466,15 @@ impl Registry {
         self.state().closing
     }
 
+    /// Waits until the registry is drained, at most for the time `most`.
+    #[cfg_attr(not(feature = "jobs"), allow(dead_code, reason = "only jobs wait for it"))]
+    pub(crate) fn wait_until_closing(&self, most: Duration) {
+        let (until, mut state) = (deadline::after(most), self.state());
+        while !state.closing && Instant::now() < until {
+            state = self.wait_for_change(state, until);
+        }
+    }
+
     /// Waits until every task has ended, at most until the time `until`. Returns true if they have. Retries begin at once.
     pub(crate) fn wait_until_idle(&self, until: Instant) -> bool {
         loop {
@@ -489,7 +498,11 @@ impl Registry {
     /// It waits for the tasks for the duration `grace`; a task that waits for a retry begins its last attempt at once. Then it
     /// tells the remaining tasks to cancel and waits for the duration `more`. Each task that still runs is abandoned, and logged.
     pub(crate) fn drain(&self, grace: Duration, more: Duration) -> bool {
-        self.state().closing = true;
+        {
+            let mut state = self.state();
+            state.closing = true;
+            self.notify(&state);
+        }
         if self.wait_until_idle(deadline::after(grace)) {
             return true;
         }
@@ -623,6 +636,25 @@ mod tests {
         registry.cancel_if_unwatched(&record, Duration::from_secs(3_600));
         assert!(!record.is_cancelled(), "the client has time to come back");
         assert!(is_cancelled());
+    }
+
+    /// Regression: an outcome that a thread could not record made the shutdown wait for the end of its backoff.
+    #[test]
+    fn a_wait_for_the_shutdown_ends_when_it_begins() {
+        let registry = Registry::new(&Config::default());
+        registry.wait_until_closing(Duration::ZERO);
+        let (tell, told) = std::sync::mpsc::channel();
+        let waiting = registry.clone();
+        let waits = std::thread::spawn(move || {
+            waiting.wait_until_closing(Duration::from_secs(3_600));
+            tell.send(()).unwrap();
+        });
+        while registry.state().waiters == 0 {
+            std::thread::yield_now();
+        }
+        assert!(registry.drain(Duration::ZERO, Duration::ZERO));
+        told.recv_timeout(Duration::from_secs(30)).expect("the drain wakes the thread");
+        waits.join().unwrap();
     }
 
     /// An observer that looks at the registry while a task is reported.

@@ -6,7 +6,6 @@
 //! if the process dies the job runs again.
 
 use std::sync::Mutex;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::attempt::{Ended, FIRST_WAIT, LONGEST_WAIT};
@@ -205,12 +204,19 @@ impl Outcomes {
     fn record_all(mut self, jobs: &Jobs, registry: &Registry) {
         let mut backoff = FIRST_WAIT;
         while self.are_left() {
-            self.select();
-            if self.exchange(jobs, None, registry.is_closing(), drop).is_err() && self.are_left() {
-                thread::sleep(backoff);
-                backoff = (backoff * 2).min(LONGEST_WAIT);
+            let stops = registry.is_closing();
+            if stops {
+                self.take_last(Vec::new());
             }
-            thread::sleep(self.wait().unwrap_or_default());
+            self.select();
+            let mut wait = backoff;
+            match self.exchange(jobs, None, stops, drop) {
+                Ok(()) => wait = self.wait().unwrap_or_default(),
+                Err(_) => backoff = (backoff * 2).min(LONGEST_WAIT),
+            }
+            if self.are_left() {
+                registry.wait_until_closing(wait);
+            }
         }
     }
 
