@@ -5,8 +5,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use super::hashes;
 use super::precompressed::{CODINGS, Coding};
-use super::{hashes, is_name};
 use crate::log_text::absolute;
 
 /// A folder of templates or of static files: on the disk, or [embedded](crate::embed!) in the program.
@@ -95,7 +95,7 @@ impl Embedded {
     /// Returns the file with a name such as `css/app.css`.
     pub(crate) fn find(&self, name: &str) -> Option<&'static EmbeddedFile> {
         let at = self.files.binary_search_by(|file| file.name.cmp(name)).ok()?;
-        is_name(name).then(|| &self.files[at])
+        Some(&self.files[at])
     }
 
     /// Returns the names of all files.

@@ -183,18 +183,18 @@ fn is_older(file: SystemTime, other: SystemTime) -> bool {
     }
 }
 
-/// Returns the path of a name in a folder, if it [is one](is_name).
+/// Returns the path of a name in a folder, if the name stays there: no part of it is empty or begins with a dot (which
+/// includes `..`), and none has a character that some operating system treats as a separator or as the end.
 pub(crate) fn join(folder: &Path, name: &str) -> Option<PathBuf> {
-    is_name(name).then(|| name.split('/').fold(folder.to_path_buf(), |path, part| path.join(part)))
-}
-
-/// Returns true if a name stays in its folder: no part of it is empty or begins with a dot (which includes `..`), and none
-/// has a character that some operating system treats as a separator or as the end.
-pub(crate) fn is_name(name: &str) -> bool {
-    name.split('/').all(|part| {
+    let mut path = folder.to_path_buf();
+    for part in name.split('/') {
         let drive = cfg!(windows) && part.contains(':');
-        !(part.is_empty() || part.starts_with('.') || part.contains(['\\', '\0']) || drive)
-    })
+        if part.is_empty() || part.starts_with('.') || part.contains(['\\', '\0']) || drive {
+            return None;
+        }
+        path.push(part);
+    }
+    Some(path)
 }
 
 /// Returns the media type for a file name, with UTF-8 as the charset of text.
