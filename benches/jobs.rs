@@ -25,7 +25,9 @@ use std::time::{Duration, Instant};
 use aside::config::Mode;
 use aside::jobs::JobState;
 use aside::server::Server;
-use aside::{App, Config, Job, Jobs, Result, TaskContext};
+use aside::tasks::Retry;
+use aside::testing::TestClient;
+use aside::{App, Config, Error, Job, Jobs, Result, Status, TaskContext};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -94,6 +96,23 @@ impl Job for Isolated {
     }
 }
 
+/// A job that fails at its only attempt, with one of three errors.
+#[derive(Serialize, Deserialize)]
+struct Failing(u64);
+
+impl Job for Failing {
+    const NAME: &'static str = "failing";
+
+    fn retry() -> Retry {
+        Retry::exponential(1, Duration::ZERO)
+    }
+
+    fn run(self, _task: &TaskContext) -> Result<()> {
+        let what = ["order", "invoice", "photo"][self.0 as usize % 3];
+        Err(Error::internal(format!("no {what} {}", self.0)))
+    }
+}
+
 /// Returns the nanoseconds of a clock that all processes share and that is never set.
 fn steady() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
@@ -118,8 +137,8 @@ fn main() {
     let _ = tempfile::env::override_temp_dir(Path::new(env!("CARGO_TARGET_TMPDIR")));
     for store in &mut places() {
         println!("\n{}", store.words());
-        let parts: [(&str, Measure); 4] =
-            [("enqueue", enqueue), ("drain", drain), ("latency", latency), ("million", million)];
+        let parts: [(&str, Measure); 5] =
+            [("enqueue", enqueue), ("drain", drain), ("latency", latency), ("million", million), ("panel", panel)];
         parts.into_iter().filter(|(part, _)| wants(part)).for_each(|(_, measure)| {
             surroundings();
             measure(store);
@@ -246,7 +265,7 @@ fn flush(port: u16) {
 
 fn jobs(setting: &str) -> Jobs {
     let jobs = Jobs::open(setting).expect("jobs can be kept there");
-    jobs.register::<Empty>().register::<Stamped>().register::<Isolated>()
+    jobs.register::<Empty>().register::<Stamped>().register::<Isolated>().register::<Failing>()
 }
 
 fn app(jobs: Jobs) -> App {
@@ -376,6 +395,32 @@ fn million(store: &mut Store) {
     for (rates, length) in rates.into_iter().zip(lengths) {
         say(&format!("the first {DRAINED} of {length}"), "jobs/s", rates);
     }
+}
+
+/// Measures the panel's overview with 10,000 dead jobs of three errors and 1,000,000 done ones.
+fn panel(store: &mut Store) {
+    const DEAD: u64 = 10_000;
+    const DONE: usize = 1_000_000;
+    let jobs = jobs(&store.empty()).concurrency(32).retention(Duration::from_secs(24 * 3600), 2 * DONE as u64);
+    fill(&jobs, DONE);
+    for first in (0..DEAD).step_by(1_000) {
+        jobs.enqueue_all((first..first + 1_000).map(Failing)).expect("they are kept");
+    }
+    let server = start(jobs.clone());
+    until_empty(&jobs);
+    server.stop();
+    let counts = jobs.counts().expect("they can be counted");
+    assert_eq!((counts.dead, counts.done), (DEAD, DONE as u64));
+    let mut client = TestClient::new(app(jobs).panel(|_| true));
+    let mut page = || {
+        let began = Instant::now();
+        let response = client.get("/_aside");
+        assert!(response.status_code() == Status::OK && response.text().contains("no order"));
+        began.elapsed().as_secs_f64() * 1e6
+    };
+    page();
+    say("GET /_aside with 10,000 dead and 1,000,000 done jobs", "µs", (0..21).map(|_| page()).collect());
+    store.empty();
 }
 
 /// Measures the time from `enqueue`, and from its return, to the first line of the job, without other work.

@@ -733,6 +733,21 @@ fn a_transaction_leaves_the_prepared_statements_as_they_are() {
     assert_eq!(prepared_again, [0, 0]);
 }
 
+/// Regression: by default, SQLite prepares a statement again when the value of its LIMIT is bound.
+#[test]
+fn a_statement_with_a_bound_limit_stays_prepared() {
+    let home = Home::new();
+    let jobs = home.open();
+    let mut borrowed = jobs.writer.borrow().unwrap();
+    for db in [&*borrowed.db().unwrap(), &*lock(jobs.reader.as_ref().unwrap())] {
+        let mut limited = db.prepare("SELECT id FROM aside_jobs LIMIT ?1").unwrap();
+        for limit in 1..=3 {
+            assert!(!limited.exists([limit]).unwrap());
+        }
+        assert_eq!(limited.get_status(StatementStatus::RePrepare), 0);
+    }
+}
+
 #[test]
 fn the_id_of_a_deleted_job_is_not_assigned_again() {
     let home = Home::new();
