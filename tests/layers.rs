@@ -35,6 +35,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("http::error_pages", 2),
     ("http::files", 2),
     ("http::forms", 2),
+    ("http::live_reload", 2),
     ("http::security", 2),
     ("http::session", 2),
     ("http::stream::sse", 2),

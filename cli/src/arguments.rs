@@ -9,11 +9,12 @@ use crate::generate::Kind;
 use crate::name::{ItemName, SiteName};
 
 pub const HELP: &str = "\
-aside makes a site, and adds pages, forms, jobs and mails to it.
+aside makes a site, adds pages, forms, jobs and mails to it, and serves it during development.
 
 Usage:
     aside new NAME [--with FEATURES] [--aside PATH]
     aside generate page|form|job|mail NAME
+    aside dev [OPTIONS OF CARGO BUILD] [-- ARGUMENTS OF THE SITE]
 
 aside new NAME makes a site in the folder NAME. Its `cargo test` passes at once.
     --with FEATURES    login, jobs, mail, uploads, live, separated by commas; or all
@@ -24,6 +25,10 @@ aside generate adds to the site of the current folder, and overwrites nothing:
     form NAME          a page with a form, and errors beside its fields
     job NAME           a job, which survives a crash
     mail NAME          a mail with its template
+
+aside dev builds the site of the current folder and serves it on ASIDE_ADDR (127.0.0.1:8000). After each change it
+builds and starts the site again, and open pages reload. Errors of the compiler are shown in the browser too.
+    --bin NAME         the program, if the package has more than one; and all other options of `cargo build`
 
     --help             shows this text
     --version          shows the version
@@ -44,6 +49,16 @@ pub enum Command {
     Version,
     New(NewSite),
     Generate(Kind, ItemName),
+    Dev(DevOptions),
+}
+
+/// How `aside dev` builds and starts the site.
+#[derive(Debug, PartialEq)]
+pub struct DevOptions {
+    /// The options of `cargo build`.
+    pub cargo: Vec<String>,
+    /// The arguments of the site's program.
+    pub site: Vec<String>,
 }
 
 impl Command {
@@ -51,7 +66,8 @@ impl Command {
     pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, Failure> {
         let arguments = arguments.map(text).collect::<Result<Vec<String>, Failure>>()?;
         let is_help = |argument: &String| argument == "--help" || argument == "-h";
-        if arguments.is_empty() || arguments.iter().any(is_help) {
+        // What follows `--` is for the site.
+        if arguments.is_empty() || arguments.iter().take_while(|argument| *argument != "--").any(is_help) {
             return Ok(Command::Help);
         }
         match (arguments[0].as_str(), &arguments[1..]) {
@@ -59,6 +75,7 @@ impl Command {
             ("--version" | "-V", _) => Ok(Command::Version),
             ("new", rest) => new_site(rest).map(Command::New),
             ("generate" | "g", rest) => generate(rest),
+            ("dev", rest) => dev(rest).map(Command::Dev),
             (other, _) => Err(misuse(format!("there is no command `{other}`; `aside --help` lists them"))),
         }
     }
@@ -98,6 +115,24 @@ fn new_site(arguments: &[String]) -> Result<NewSite, Failure> {
         [name] => Ok(NewSite { name: SiteName::parse(name).map_err(misuse)?, features, aside }),
         _ => Err(misuse(USAGE)),
     }
+}
+
+fn dev(arguments: &[String]) -> Result<DevOptions, Failure> {
+    let mut parts = arguments.splitn(2, |argument| argument == "--").map(<[String]>::to_vec);
+    let (cargo, site) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    match cargo.iter().find(|option| option.starts_with("--message-format") || !is_for_cargo(option, &cargo)) {
+        Some(wrong) => Err(misuse(format!(
+            "`aside dev` takes options of `cargo build`, and after `--` arguments of the site; `{}` is neither",
+            wrong.escape_debug()
+        ))),
+        None => Ok(DevOptions { cargo, site }),
+    }
+}
+
+/// Returns true for an option, and for the value after one.
+fn is_for_cargo(argument: &str, all: &[String]) -> bool {
+    let before = all.iter().position(|other| other == argument).and_then(|at| all.get(at.checked_sub(1)?));
+    argument.starts_with('-') || before.is_some_and(|before| before.starts_with('-') && !before.contains('='))
 }
 
 fn generate(arguments: &[String]) -> Result<Command, Failure> {
@@ -142,10 +177,21 @@ mod tests {
             (&["generate"], "takes a kind and a name"),
             (&["generate", "page"], "takes a kind and a name"),
             (&["generate", "model", "order"], "a page, a form, a job or a mail"),
+            (&["dev", "shop"], "`shop` is neither"),
+            (&["dev", "--message-format=short"], "is neither"),
         ] {
             let message = parse(arguments).unwrap_err();
             assert!(message.contains(part) && !message.contains('\n'), "{arguments:?}: {message}");
         }
+    }
+
+    #[test]
+    fn aside_dev_passes_options_to_cargo_and_arguments_to_the_site() {
+        let strings = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let options = DevOptions { cargo: strings(&["--bin", "shop", "-F=x"]), site: strings(&["serve", "--help"]) };
+        let arguments = ["dev", "--bin", "shop", "-F=x", "--", "serve", "--help"];
+        assert_eq!(parse(&arguments), Ok(Command::Dev(options)));
+        assert_eq!(parse(&["dev"]), Ok(Command::Dev(DevOptions { cargo: vec![], site: vec![] })));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::changes::Changes;
 use crate::files;
 use crate::name::ItemName;
 use crate::rust_source::{add_first, add_job, add_link, add_module, add_routes, has_module, routing_function};
+use crate::site_folder::{self, depends_on_aside};
 use crate::template::render;
 use crate::{Failure, current_folder};
 
@@ -81,15 +82,9 @@ struct Site {
 
 impl Site {
     fn find(here: &Path) -> Result<Site, Failure> {
-        let depends_on_aside = |folder: &&Path| {
-            fs::read_to_string(folder.join("Cargo.toml")).is_ok_and(|manifest| depends_on_aside(&manifest))
-        };
-        let root = here.ancestors().find(depends_on_aside).ok_or_else(|| {
-            let message = "there is no site here: no Cargo.toml with a dependency on aside in this folder or above it";
-            Failure::Misuse(message.to_owned())
-        })?;
+        let root = site_folder::find(here, depends_on_aside)?;
         let main = fs::read_to_string(root.join(MAIN)).map_err(|error| Failure::io("read", Path::new(MAIN), &error))?;
-        Ok(Site { root: root.to_owned(), main })
+        Ok(Site { root, main })
     }
 
     fn read(&self, path: &str) -> Option<String> {
@@ -122,18 +117,6 @@ impl Site {
         let output = rustfmt.wait_with_output().ok().filter(|output| output.status.success())?;
         String::from_utf8(output.stdout).ok()
     }
-}
-
-/// Returns true if `aside` is among the dependencies of the manifest.
-fn depends_on_aside(manifest: &str) -> bool {
-    let mut section = "";
-    manifest.lines().map(str::trim).any(|line| {
-        if line.starts_with('[') {
-            section = line;
-        }
-        let key = line.split(['=', '.']).next().unwrap_or_default().trim();
-        section == "[dependencies.aside]" || section == "[dependencies]" && key == "aside"
-    })
 }
 
 /// What is going to be done.

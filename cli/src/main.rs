@@ -1,20 +1,23 @@
-//! The command `aside`: makes a site (`aside new`), and adds to it (`aside generate`).
+//! The command `aside`: makes a site (`aside new`), adds to it (`aside generate`), and serves it while it is changed (`aside dev`).
 
 mod arguments;
 mod changes;
+#[cfg(unix)]
+mod dev;
 mod feature;
 mod files;
 mod generate;
 mod name;
 mod new;
 mod rust_source;
+mod site_folder;
 mod template;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use arguments::{Command, HELP};
+use arguments::{Command, DevOptions, HELP};
 
 /// Why a command was not carried out. Each has one line for the user.
 #[derive(Debug)]
@@ -50,7 +53,18 @@ fn run(command: Command) -> Result<String, Failure> {
         Command::Version => Ok(format!("aside {}\n", env!("CARGO_PKG_VERSION"))),
         Command::New(site) => new::make(&site),
         Command::Generate(kind, name) => generate::add(kind, &name),
+        Command::Dev(options) => dev(options),
     }
+}
+
+#[cfg(unix)]
+fn dev(options: DevOptions) -> Result<String, Failure> {
+    dev::run(options)
+}
+
+#[cfg(not(unix))]
+fn dev(_options: DevOptions) -> Result<String, Failure> {
+    Err(Failure::Misuse("`aside dev` needs Unix; use `cargo run`".to_owned()))
 }
 
 fn current_folder() -> Result<PathBuf, Failure> {

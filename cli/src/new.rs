@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use crate::arguments::NewSite;
 use crate::feature::Feature;
 use crate::files;
+use crate::site_folder::is_aside;
 use crate::template::render;
 use crate::{Failure, current_folder};
 
@@ -53,10 +54,8 @@ fn check_is_free(folder: &Path) -> Result<(), Failure> {
 /// Returns the absolute path of the checkout of aside.
 fn checkout(chosen: Option<&str>) -> Result<PathBuf, Failure> {
     let path = fs::canonicalize(chosen.unwrap_or(CHECKOUT)).ok();
-    let is_aside = |path: &PathBuf| {
-        let manifest = fs::read_to_string(path.join("Cargo.toml")).unwrap_or_default();
-        manifest.lines().any(|line| line == "name = \"aside\"")
-    };
+    let is_aside =
+        |path: &PathBuf| fs::read_to_string(path.join("Cargo.toml")).is_ok_and(|manifest| is_aside(&manifest));
     path.filter(is_aside).ok_or_else(|| {
         Failure::Misuse(match chosen {
             Some(path) => format!("{path} is not a checkout of aside"),

@@ -46,6 +46,8 @@ use crate::http::files::StaticFiles;
 use crate::http::files::folder::Folder;
 use crate::http::files::folders::StaticFolders;
 use crate::http::forms::idempotency::InProgress;
+#[cfg(unix)]
+use crate::http::live_reload::LiveReload;
 use crate::http::request::Request;
 use crate::http::response::{IntoResponse, Json, Response};
 use crate::http::router::{BUILTIN, Route, Router};
@@ -556,6 +558,13 @@ impl App {
         if self.config.as_ref().is_ok_and(|config| config.is_development() && config.secrets.is_empty()) {
             self.kept_secret = development_secret::keep();
         }
+        self
+    }
+
+    /// Adds the script to pages that follows `aside dev`.
+    #[cfg(unix)]
+    pub(crate) fn with_live_reload(mut self, reload: LiveReload) -> App {
+        self.values.insert(reload);
         self
     }
 

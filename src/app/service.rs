@@ -24,6 +24,8 @@ use crate::http::error_pages;
 use crate::http::files::compression::{self, CompressedFiles};
 use crate::http::forms::idempotency;
 use crate::http::headers::Headers;
+#[cfg(unix)]
+use crate::http::live_reload::LiveReload;
 use crate::http::request::{Method, Request};
 use crate::http::response::{IntoResponse, Json, Response};
 use crate::http::router::{Found, Router};
@@ -66,6 +68,9 @@ pub(crate) struct Service {
     scope: Scope,
     ids: Ids,
     compressed_files: CompressedFiles,
+    /// Present under `aside dev`.
+    #[cfg(unix)]
+    live_reload: Option<Arc<LiveReload>>,
 }
 
 impl Service {
@@ -78,7 +83,17 @@ impl Service {
     ) -> Service {
         parts.sort_by_key(|part| part.prefix.len());
         let compressed_files = CompressedFiles::within(config.max_compressed);
-        Service { config, router, parts, security, scope, ids: Ids::new(), compressed_files }
+        Service {
+            #[cfg(unix)]
+            live_reload: scope.get::<LiveReload>().filter(|_| config.is_development()),
+            config,
+            router,
+            parts,
+            security,
+            scope,
+            ids: Ids::new(),
+            compressed_files,
+        }
     }
 
     /// Returns the settings.
@@ -205,9 +220,13 @@ impl Service {
         self.after(request, &mut response);
         session::save(request, &mut response);
         idempotency::save(request, &mut response);
+        #[cfg(unix)]
+        self.live_reload.iter().for_each(|reload| reload.add_script(request, &mut response));
         compression::compress(request, &mut response, &self.compressed_files);
         let mut response = self.render_error(request, response, &mut failure);
         self.security.protect(request, &mut response);
+        #[cfg(unix)]
+        self.live_reload.iter().for_each(|reload| reload.allow_script(request, &mut response));
         let (status, is_for_options) = (response.status_code().code(), *request.method() == Method::Options);
         cache_control::complete(response.headers_mut(), status, is_for_options);
         response.headers_mut().put("X-Request-Id", request.id().to_owned());

@@ -20,6 +20,8 @@ pub(crate) mod forms;
 pub(crate) mod headers;
 pub(crate) mod html;
 pub(crate) mod input;
+#[cfg(unix)]
+pub(crate) mod live_reload;
 pub(crate) mod request;
 pub(crate) mod response;
 pub(crate) mod router;

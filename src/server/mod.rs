@@ -49,7 +49,7 @@ use self::clients::{Bound, Clients, Held};
 use self::listener::{Address, Listener};
 use self::process::{End, Process};
 #[cfg(unix)]
-use self::restart::{Former, Handover};
+use self::restart::{Former, Handover, Supervisor};
 use self::tiny_http::TinyHttp;
 use self::worker_pool::WorkerPool;
 use crate::app::App;
@@ -370,7 +370,14 @@ impl App {
 
     /// Starts the server, on the listening socket of a former process or of the service manager if there is one.
     fn start_on(self, listener: Option<Listener>, former: Option<Former>) -> Result<Server> {
-        let service = self.with_panel().build()?;
+        #[cfg(unix)]
+        let app = match former.as_ref().and_then(Former::live_reload) {
+            Some(reload) => self.with_live_reload(reload),
+            None => self,
+        };
+        #[cfg(not(unix))]
+        let app = self;
+        let service = app.with_panel().build()?;
         service.serve_parent_if_asked();
         prepare(&service);
         let listener = listener.map_or_else(|| Listener::on(service.config()), Ok)?;
@@ -380,14 +387,14 @@ impl App {
         #[cfg(unix)]
         let former = former.inspect(|former| former.wait_for_release());
         let (kind, running) = start_transport(listener, service)?;
-        #[cfg(unix)]
-        former.into_iter().for_each(Former::hand_over);
         Ok(Server {
             addr,
             kind,
             running: Some(running),
             #[cfg(unix)]
             handover,
+            #[cfg(unix)]
+            supervisor: former.and_then(Former::hand_over),
         })
     }
 }
@@ -421,6 +428,11 @@ impl Process for Worker {
     }
 
     #[cfg(unix)]
+    fn take_supervisor(&mut self) -> Option<Supervisor> {
+        None
+    }
+
+    #[cfg(unix)]
     fn warn_before_restart(&self) {}
 
     #[cfg(unix)]
@@ -447,6 +459,8 @@ pub struct Server {
     running: Option<Box<dyn Run>>,
     #[cfg(unix)]
     handover: Handover,
+    #[cfg(unix)]
+    supervisor: Option<Supervisor>,
 }
 
 /// A running server over any transport.
@@ -500,6 +514,11 @@ impl Process for Server {
     #[cfg(unix)]
     fn handover(&self) -> Option<&Handover> {
         Some(&self.handover)
+    }
+
+    #[cfg(unix)]
+    fn take_supervisor(&mut self) -> Option<Supervisor> {
+        self.supervisor.take()
     }
 
     #[cfg(unix)]

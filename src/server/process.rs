@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::log;
 #[cfg(unix)]
-use super::restart::{Handover, Restart};
+use super::restart::{Handover, Restart, Supervisor};
 #[cfg(unix)]
 use super::service_manager;
 use super::signals::{Event, Signals};
@@ -17,6 +17,10 @@ pub(super) trait Process {
     /// Returns the listening socket for the next process; `None` if this one serves no pages.
     #[cfg(unix)]
     fn handover(&self) -> Option<&Handover>;
+
+    /// Returns `aside dev`, if it has started this process.
+    #[cfg(unix)]
+    fn take_supervisor(&mut self) -> Option<Supervisor>;
 
     /// Logs what a restart forgets.
     #[cfg(unix)]
@@ -73,7 +77,8 @@ impl App {
 #[cfg(unix)]
 fn run<P: Process>(app: App, start: impl FnOnce(App) -> Result<P>) -> Result<()> {
     let (signals, mut restart) = (Signals::watch()?, Restart::of_this_process());
-    let process = start(app)?;
+    let mut process = start(app)?;
+    process.take_supervisor().map_or(Ok(()), |supervisor| supervisor.watch(signals.sender()))?;
     service_manager::ready();
     loop {
         match signals.next() {

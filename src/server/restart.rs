@@ -8,6 +8,9 @@
 //! accepts connections at a time: the new process prepares the application and then asks this one to stop
 //! accepting. Clients that connect in that moment wait in the queue of the socket. If the new process then ends before it serves,
 //! this one accepts connections again.
+//!
+//! The command `aside dev` takes part in the same way: it is the first process that has the socket, starts each new build of the
+//! site, and tells the process of the former build to stop accepting.
 
 use std::env;
 use std::ffi::OsString;
@@ -32,6 +35,7 @@ use super::listener::Listener;
 use super::signals::Event;
 use crate::channel::Sender;
 use crate::error::{Error, Result};
+use crate::http::live_reload::LiveReload;
 use crate::log_text::span;
 use crate::sync::spawn;
 
@@ -41,11 +45,17 @@ const VARIABLE: &str = "ASIDE_RESTART_OF";
 /// How long the new process may take until it serves.
 const LONGEST_START: Duration = Duration::from_secs(120);
 
-/// The sent byte: the owner of the socket.
+/// The first byte of the message with the socket: its owner. The rest of the message of `aside dev` is for
+/// [`LiveReload`](crate::http::live_reload).
 const OF_THE_SITE: u8 = b's';
 const OF_THE_SERVICE_MANAGER: u8 = b'm';
+const OF_ASIDE_DEV: u8 = b'd';
 
-/// The bytes that are sent after it: the new process is prepared, this one has stopped accepting, the new one serves.
+/// The most bytes of that message.
+const LONGEST_MESSAGE: usize = 64;
+
+/// The bytes that are sent after it: the new process is prepared, this one has stopped accepting, the new one serves. The command
+/// `aside dev` sends the first one too, to the process that is to stop accepting.
 const PREPARED: u8 = b'p';
 const RELEASED: u8 = b'r';
 const SERVES: u8 = b's';
@@ -177,8 +187,13 @@ fn end(child: &mut Child, error: &io::Error) -> String {
     }
 }
 
-/// The process that has handed its listening socket over, and waits until this one serves.
-pub(super) struct Former(UnixStream);
+/// The process that has handed its listening socket over, and waits until this one serves: a former process of this site, or
+/// `aside dev`.
+pub(super) struct Former {
+    stream: UnixStream,
+    /// Present if it is `aside dev`.
+    live_reload: Option<LiveReload>,
+}
 
 impl Former {
     /// Returns the process that has started this one for a restart, and its listening socket, if one has.
@@ -193,35 +208,66 @@ impl Former {
         }
         let wrong = |error: io::Error| Error::from(error).context(format!("{VARIABLE} is set, and no socket arrived"));
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().map_err(wrong)?);
-        let (listener, owner) = receive(&stream).map_err(wrong)?;
+        let (listener, owner, message) = receive(&stream).map_err(wrong)?;
         rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
-        let listener = Listener::received(listener, owner == OF_THE_SERVICE_MANAGER)?;
-        Ok(Some((Former(stream), listener)))
+        let listener = Listener::received(listener, owner != OF_THE_SITE)?;
+        let live_reload = LiveReload::parse(&message).filter(|_| owner == OF_ASIDE_DEV);
+        Ok(Some((Former { stream, live_reload }, listener)))
+    }
+
+    /// Returns what pages need to follow `aside dev`, if that is the process.
+    pub(super) fn live_reload(&self) -> Option<LiveReload> {
+        self.live_reload.clone()
     }
 
     /// Tells the other process that this one is prepared, and waits until that one has stopped accepting connections.
     pub(super) fn wait_for_release(&self) {
-        let mut stream = &self.0;
+        let mut stream = &self.stream;
         // If that process has ended, it accepts none.
         let _ = stream.write_all(&[PREPARED]).and_then(|()| receive_byte(stream, RELEASED));
     }
 
-    /// Tells the other process that this one serves.
-    pub(super) fn hand_over(mut self) {
+    /// Tells the other process that this one serves. Returns the other one if it is `aside dev`, which lives on.
+    pub(super) fn hand_over(mut self) -> Option<Supervisor> {
         // If that process has ended, nothing depends on it.
-        let _ = self.0.write_all(&[SERVES]);
+        let _ = self.stream.write_all(&[SERVES]);
+        self.live_reload.is_some().then_some(Supervisor(self.stream))
     }
 }
 
-fn receive(stream: &UnixStream) -> io::Result<(OwnedFd, u8)> {
+/// The command `aside dev`, which builds the site, and starts its new process before this one stops.
+pub(super) struct Supervisor(UnixStream);
+
+impl Supervisor {
+    /// Reports when this process is to stop accepting connections, and when the supervisor has ended: also if it was killed, no
+    /// process of the site stays behind.
+    ///
+    /// # Errors
+    /// An error if the operating system refuses the thread.
+    pub(super) fn watch(self, tell: Arc<Sender<Event>>) -> io::Result<()> {
+        let watch = move || {
+            while receive_byte(&self.0, PREPARED).is_ok() {
+                let Ok(stream) = self.0.try_clone() else { break };
+                let _ = tell.send(Event::Prepared(stream));
+            }
+            let _ = tell.send(Event::Stop("the end of `aside dev`"));
+        };
+        spawn("aside-supervisor", watch).map(drop)
+    }
+}
+
+/// Receives the listening socket, its owner, and the rest of the message.
+fn receive(stream: &UnixStream) -> io::Result<(OwnedFd, u8, String)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut owner = [0];
-    recvmsg(stream, &mut [IoSliceMut::new(&mut owner)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut message = [0; LONGEST_MESSAGE];
+    let received = recvmsg(stream, &mut [IoSliceMut::new(&mut message)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let (owner, rest) = message[..received.bytes].split_first().ok_or(ErrorKind::UnexpectedEof)?;
     let sockets = control.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(sockets) => Some(sockets),
         _ => None,
     });
     let listener = sockets.flatten().next();
-    listener.map(|listener| (listener, owner[0])).ok_or_else(|| ErrorKind::UnexpectedEof.into())
+    let listener = listener.ok_or(ErrorKind::UnexpectedEof)?;
+    Ok((listener, *owner, String::from_utf8_lossy(rest).into_owned()))
 }

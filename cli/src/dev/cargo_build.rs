@@ -1,0 +1,203 @@
+//! One run of `cargo build`. The terminal shows what Cargo prints; the pages show its progress and its errors.
+
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use super::ansi;
+use super::process_group;
+
+/// What Cargo prints at the beginning of a line that is neither an error nor a warning.
+const STATUS: [&str; 14] = [
+    "Compiling",
+    "Checking",
+    "Building",
+    "Finished",
+    "Blocking",
+    "Updating",
+    "Locking",
+    "Adding",
+    "Downloading",
+    "Downloaded",
+    "Fresh",
+    "Dirty",
+    "Running",
+    "Removed",
+];
+
+/// The most bytes of messages that are kept.
+const MOST: usize = 256 << 10;
+
+/// The outcome of a build: its programs, or the messages of Cargo, with colors.
+pub type Outcome = Result<Vec<PathBuf>, String>;
+
+/// A running build.
+pub struct CargoBuild {
+    child: Arc<Mutex<Child>>,
+    group: u32,
+}
+
+impl CargoBuild {
+    /// Starts Cargo. `progress` is called with each step, and `end` with the outcome.
+    ///
+    /// # Errors
+    /// An error if Cargo cannot be started.
+    pub fn start(
+        folder: &Path,
+        options: &[String],
+        progress: impl Fn(&str) + Send + 'static,
+        end: impl FnOnce(Outcome) + Send + 'static,
+    ) -> io::Result<CargoBuild> {
+        let mut child = command(folder, options).spawn()?;
+        let (programs, messages) = (child.stdout.take(), child.stderr.take());
+        let group = child.id();
+        let child = Arc::new(Mutex::new(child));
+        let waited = child.clone();
+        thread::spawn(move || {
+            let programs = thread::spawn(move || programs.map(read_programs).unwrap_or_default());
+            let messages = messages.map(|messages| read_messages(messages, progress)).unwrap_or_default();
+            let programs = programs.join().unwrap_or_default();
+            // Both outputs are closed, so that this does not block for long.
+            let is_built =
+                waited.lock().unwrap_or_else(PoisonError::into_inner).wait().is_ok_and(|status| status.success());
+            end(if is_built { Ok(programs) } else { Err(messages) });
+        });
+        Ok(CargoBuild { child, group })
+    }
+
+    /// Ends Cargo with all compilers and build scripts that it has started.
+    pub fn cancel(self) {
+        process_group::end(self.group, &self.child);
+    }
+}
+
+fn command(folder: &Path, options: &[String]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .arg("build")
+        .args(options)
+        .args(["--color", "always", "--message-format", "json-render-diagnostics"])
+        .current_dir(folder)
+        // The pages show it; its output is no terminal.
+        .env("CARGO_TERM_PROGRESS_WHEN", "always")
+        .env("CARGO_TERM_PROGRESS_WIDTH", "80")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    command
+}
+
+/// Returns the programs in the messages of Cargo, which are lines of JSON.
+fn read_programs(output: impl Read) -> Vec<PathBuf> {
+    BufReader::new(output).lines().map_while(Result::ok).filter_map(|line| program(&line)).collect()
+}
+
+/// Returns the program that a message names. Those of build scripts are not named.
+fn program(message: &str) -> Option<PathBuf> {
+    if !message.starts_with(r#"{"reason":"compiler-artifact""#) {
+        return None;
+    }
+    let (_, text) = message.rsplit_once(r#""executable":""#)?;
+    let (mut path, mut chars) = (String::new(), text.chars());
+    loop {
+        match chars.next()? {
+            '"' => return Some(path.into()),
+            // A path has no characters that are written as numbers, but for control characters.
+            '\\' => path.push(chars.next()?),
+            c => path.push(c),
+        }
+    }
+}
+
+/// Passes what Cargo prints on to the terminal, reports its progress, and returns its messages.
+fn read_messages(output: impl Read, progress: impl Fn(&str)) -> String {
+    let (mut output, mut kept, mut line) = (BufReader::new(output), String::new(), Vec::new());
+    let (is_terminal, is_colored) = (io::stderr().is_terminal(), is_colored());
+    while let Some(end) = next_line(&mut output, &mut line) {
+        let text = String::from_utf8_lossy(&line);
+        let plain = ansi::plain(&text);
+        if is_terminal || end == b'\n' {
+            let shown = if is_colored { text.trim_start_matches("\x1b[K") } else { plain.as_str() };
+            // The bar of the progress stays on its line.
+            let clear = if is_terminal { "\x1b[K" } else { "" };
+            let _ = write!(io::stderr(), "{clear}{shown}{}", char::from(end)); // standard error may be closed
+        }
+        let first = plain.split_whitespace().next().unwrap_or_default();
+        match STATUS.contains(&first) {
+            true => progress(plain.trim()),
+            false if end == b'\n' && kept.len() < MOST => kept.extend([text.trim_start_matches("\x1b[K"), "\n"]),
+            false => {}
+        }
+        line.clear();
+    }
+    kept
+}
+
+/// Returns true if standard error is a terminal that shows colors.
+pub fn is_colored() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Reads up to the end of a line, and returns it: a new line, or the return with which the next line replaces this one.
+fn next_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> Option<u8> {
+    loop {
+        let buffer = input.fill_buf().ok().filter(|buffer| !buffer.is_empty())?;
+        let end = buffer.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+        let (taken, found) = (end.unwrap_or(buffer.len()), end.map(|at| buffer[at]));
+        line.extend_from_slice(&buffer[..taken]);
+        input.consume(taken + usize::from(found.is_some()));
+        if found.is_some() {
+            return found;
+        }
+    }
+}
+
+/// Returns the errors among the messages, which blank lines separate. Without one, returns all.
+pub fn errors(messages: &str) -> String {
+    let blocks = messages.trim_matches('\n').split("\n\n");
+    let is_error = |block: &&str| ansi::plain(block).trim_start().starts_with("error");
+    let errors: Vec<&str> = blocks.filter(is_error).collect();
+    match errors.is_empty() {
+        true => messages.trim_matches('\n').to_owned(),
+        false => errors.join("\n\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[test]
+    fn the_program_is_read_from_the_messages_of_cargo() {
+        let message = |executable: &str| {
+            format!(
+                r#"{{"reason":"compiler-artifact","target":{{"name":"shop"}},"filenames":[],"executable":{executable},"fresh":true}}"#
+            )
+        };
+        assert_eq!(program(&message(r#""/a \"b\"/target/debug/shop""#)), Some(r#"/a "b"/target/debug/shop"#.into()));
+        assert_eq!(program(&message("null")), None);
+        assert_eq!(program(r#"{"reason":"build-finished","success":true}"#), None);
+    }
+
+    #[test]
+    fn progress_is_told_from_messages() {
+        let output = "\x1b[1m\x1b[92m   Compiling\x1b[0m shop v0.1.0\n    Building [==>   ] 12/40: serde\r\x1b[K\x1b[1m\x1b[91merror\x1b[0m: no\n --> src/main.rs:1:1\n";
+        let steps = RefCell::new(Vec::new());
+        let messages = read_messages(output.as_bytes(), |step| steps.borrow_mut().push(step.to_owned()));
+        assert_eq!(*steps.borrow(), ["Compiling shop v0.1.0", "Building [==>   ] 12/40: serde"]);
+        assert_eq!(messages, "\x1b[1m\x1b[91merror\x1b[0m: no\n --> src/main.rs:1:1\n");
+    }
+
+    #[test]
+    fn errors_are_shown_without_the_warnings() {
+        let messages = "warning: unused\n --> src/a.rs:1:1\n\n\x1b[91merror[E1]\x1b[0m: no\n --> src/a.rs:2:1\n\nerror: could not compile\n";
+        assert_eq!(errors(messages), "\x1b[91merror[E1]\x1b[0m: no\n --> src/a.rs:2:1\n\nerror: could not compile");
+        assert_eq!(errors("failed to parse\n"), "failed to parse");
+    }
+}

@@ -1,0 +1,114 @@
+//! The event stream of the pages, on a port of its own: it survives a restart of the site, takes none of the connections that a
+//! browser has for the site, and none of the site's live streams.
+
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use super::board::Board;
+use super::request_head::RequestHead;
+
+/// How often something is written, to notice that a page was left.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// Listens beside the site: on the next port, which is then known for a firewall or a tunnel, or on another one if that is in use.
+pub fn listen(site: SocketAddr) -> io::Result<TcpListener> {
+    let next = site.port().checked_add(1).unwrap_or(0);
+    TcpListener::bind(SocketAddr::new(site.ip(), next)).or_else(|_| TcpListener::bind(SocketAddr::new(site.ip(), 0)))
+}
+
+/// Serves the streams in the background.
+pub fn serve(listener: TcpListener, board: Arc<Board>) {
+    thread::spawn(move || {
+        for stream in listener.incoming().filter_map(Result::ok) {
+            let board = board.clone();
+            // An error means that the browser has closed the connection.
+            thread::spawn(move || drop(follow(&stream, &board)));
+        }
+    });
+}
+
+fn follow(mut stream: &TcpStream, board: &Board) -> io::Result<()> {
+    let head = RequestHead::read(stream)?;
+    let Some(origin) = allowed_origin(&head) else {
+        let message = "This is the event stream of `aside dev`, for the pages of the site.\n";
+        return write!(
+            stream,
+            "HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{message}",
+            message.len()
+        );
+    };
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\nConnection: close\r\n\
+         Access-Control-Allow-Origin: {origin}\r\n\r\nretry: 300\n\n"
+    )?;
+    let mut version = u64::MAX;
+    loop {
+        match board.next(version, HEARTBEAT) {
+            Some((next, state)) => {
+                version = next;
+                write!(stream, "data: {}\n\n", state.json())?;
+            }
+            None => write!(stream, ":\n\n")?,
+        }
+    }
+}
+
+/// Returns the origin of the page if it has the host of this server, which is an address or `localhost`: the page of another site
+/// must not read the errors, also not through a name that it has made to point here (DNS rebinding).
+fn allowed_origin(head: &RequestHead) -> Option<String> {
+    let origin = head.header("origin")?;
+    let of_page = host(origin.split_once("://")?.1);
+    let is_fixed = |host: &str| {
+        let is_local = host == "localhost" || host.ends_with(".localhost");
+        let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        is_local || host.parse::<Ipv4Addr>().is_ok() || v6.is_some_and(|host| host.parse::<Ipv6Addr>().is_ok())
+    };
+    let is_same = head.header("host").is_some_and(|own| host(&own) == of_page);
+    (is_same && is_fixed(of_page)).then(|| origin.clone())
+}
+
+/// Returns the host without its port.
+fn host(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+/// Returns the address on which a client of this machine reaches a server that listens on this one.
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pages_of_the_same_fixed_host_may_read_the_stream() {
+        let allowed = |host: &str, origin: &str| {
+            let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\n\r\n");
+            allowed_origin(&RequestHead::read(request.as_bytes()).unwrap()).is_some()
+        };
+        assert!(allowed("127.0.0.1:8001", "http://127.0.0.1:8000"));
+        assert!(allowed("localhost:8001", "http://localhost:8000"));
+        assert!(allowed("[::1]:8001", "http://[::1]:8000"));
+        assert!(allowed("192.168.1.7:8001", "http://192.168.1.7"));
+        assert!(!allowed("127.0.0.1:8001", "https://evil.example"));
+        assert!(!allowed("evil.example:8001", "http://evil.example:8000"));
+        assert!(!allowed("127.0.0.1:8001", "null"));
+        assert!(
+            allowed_origin(&RequestHead::read(&b"GET / HTTP/1.1\r\nHost: localhost:8001\r\n\r\n"[..]).unwrap())
+                .is_none()
+        );
+    }
+}

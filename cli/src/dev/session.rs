@@ -1,0 +1,270 @@
+//! The course of a session: what follows a change, a build, and a step of a process of the site.
+
+use std::io;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::{Instant, SystemTime};
+
+use super::ansi::{escape, html};
+use super::board::{self, Board, Problem};
+use super::cargo_build::{self, CargoBuild, Outcome};
+use super::gate::Gate;
+use super::say;
+use super::site_process::{SiteProcess, Start, Step};
+use super::watch::{Changes, Watched};
+use crate::arguments::DevOptions;
+
+pub enum Event {
+    /// A signal ends this process.
+    Stop,
+    Changed(Changes),
+    /// The build with this number has ended.
+    Built(u64, Outcome),
+    /// The process of the build with this number has made a step.
+    Site(u64, Step),
+}
+
+/// What a session needs.
+pub struct Parts {
+    pub root: PathBuf,
+    pub options: DevOptions,
+    pub listener: Arc<TcpListener>,
+    pub events_port: u16,
+    pub gate: Gate,
+    pub watched: Arc<Watched>,
+    pub board: Arc<Board>,
+    pub tell: Sender<Event>,
+}
+
+pub struct Session {
+    parts: Parts,
+    /// The number of the last build. It begins with the time, so that pages of a former session differ.
+    number: u64,
+    build: Option<CargoBuild>,
+    began: Instant,
+    /// The process that is starting, the one that serves, and those that are being stopped.
+    starting: Option<SiteProcess>,
+    serving: Option<SiteProcess>,
+    stopping: Vec<SiteProcess>,
+    /// True from the moment at which the starting process may accept connections, and no other one does, until it serves.
+    is_handed_over: bool,
+    /// The program of the last process, and when it was built.
+    started: Option<(PathBuf, SystemTime)>,
+}
+
+impl Session {
+    pub fn new(parts: Parts) -> Session {
+        Session {
+            parts,
+            number: board::now(),
+            build: None,
+            began: Instant::now(),
+            starting: None,
+            serving: None,
+            stopping: Vec::new(),
+            is_handed_over: false,
+            started: None,
+        }
+    }
+
+    /// Builds and serves until a signal.
+    ///
+    /// # Errors
+    /// An error if Cargo cannot be started, or the socket cannot be used.
+    pub fn run(mut self, events: &Receiver<Event>) -> io::Result<()> {
+        self.parts.gate.open()?;
+        let mut ran = self.start_build();
+        while ran.is_ok() {
+            match events.recv() {
+                Ok(Event::Stop) | Err(_) => break,
+                Ok(Event::Changed(changes)) => ran = self.changed(changes),
+                Ok(Event::Built(number, outcome)) if number == self.number => self.built(outcome),
+                Ok(Event::Built(..)) => {}
+                Ok(Event::Site(build, step)) => ran = self.step(build, step),
+            }
+        }
+        self.stop(events);
+        ran
+    }
+
+    fn changed(&mut self, changes: Changes) -> io::Result<()> {
+        let now = board::now();
+        self.parts.board.update(|state| {
+            if changes.page {
+                state.changed = now;
+            }
+            if changes.style {
+                state.styles = now;
+            }
+        });
+        let Some(file) = changes.code else { return Ok(()) };
+        say(&format!("{} changed", file.strip_prefix(&self.parts.root).unwrap_or(&file).display()));
+        self.start_build()
+    }
+
+    /// Starts a build, in place of one that runs.
+    fn start_build(&mut self) -> io::Result<()> {
+        self.build.take().into_iter().for_each(CargoBuild::cancel);
+        self.number += 1;
+        self.began = Instant::now();
+        self.parts.watched.is_building.store(true, Ordering::Release);
+        self.parts.board.update(|state| {
+            state.problem = None;
+            state.progress = "Building".to_owned();
+        });
+        let (number, tell, board) = (self.number, self.parts.tell.clone(), self.parts.board.clone());
+        let progress = move |step: &str| board.update(|state| state.progress = escape(step));
+        let end = move |outcome| drop(tell.send(Event::Built(number, outcome)));
+        self.build = Some(CargoBuild::start(&self.parts.root, &self.parts.options.cargo, progress, end)?);
+        Ok(())
+    }
+
+    fn built(&mut self, outcome: Outcome) {
+        self.build = None;
+        self.parts.watched.is_building.store(false, Ordering::Release);
+        match outcome.map(|programs| one_program(&programs)) {
+            Ok(Ok(program)) => {
+                self.parts.watched.add_files_of(&program);
+                self.start_site(program);
+            }
+            Ok(Err(message)) => self.fail("Cargo has built no program to start", &message),
+            Err(messages) => self.fail("The build failed", &cargo_build::errors(&messages)),
+        }
+    }
+
+    /// Shows why the newest build does not serve.
+    fn fail(&self, title: &str, details: &str) {
+        let serves = if self.serving.is_some() { "; the former build continues to serve" } else { "" };
+        say(&format!("{}{serves}", title.to_lowercase()));
+        self.parts.board.update(|state| {
+            state.progress = String::new();
+            state.problem = Some(Problem { title: format!("{title}{serves}"), details: html(details) });
+        });
+    }
+
+    fn start_site(&mut self, program: PathBuf) {
+        let modified = modified(&program);
+        if self.serving.is_some() && self.starting.is_none() && self.started == Some((program.clone(), modified)) {
+            // Only what the program is not made of has changed.
+            return self.parts.board.update(|state| state.progress = String::new());
+        }
+        self.parts.board.update(|state| state.progress = "Starting".to_owned());
+        self.abandon_start();
+        let start = Start {
+            program: &program,
+            arguments: &self.parts.options.site,
+            root: &self.parts.root,
+            listener: &self.parts.listener,
+            events: self.parts.events_port,
+            build: self.number,
+            is_colored: cargo_build::is_colored(),
+        };
+        let (build, tell) = (self.number, self.parts.tell.clone());
+        match SiteProcess::start(&start, move |step| drop(tell.send(Event::Site(build, step)))) {
+            Ok(site) => {
+                self.starting = Some(site);
+                self.started = Some((program, modified));
+            }
+            Err(error) => self.fail("The site does not start", &error.to_string()),
+        }
+    }
+
+    /// Ends a process that is starting, since a newer build takes its place.
+    fn abandon_start(&mut self) {
+        self.stopping.extend(self.starting.take().inspect(SiteProcess::stop));
+    }
+
+    fn step(&mut self, build: u64, step: Step) -> io::Result<()> {
+        let is_starting = self.starting.as_ref().is_some_and(|site| site.build == build);
+        match step {
+            Step::Prepared if is_starting => self.hand_over(),
+            Step::Serves if is_starting => self.serves(),
+            Step::Prepared | Step::Serves => {}
+            Step::Ended { status, lines } => return self.ended(build, &status, &lines),
+        }
+        Ok(())
+    }
+
+    /// Lets the new process accept connections in place of the former one, or of the gate.
+    fn hand_over(&mut self) {
+        self.parts.gate.close();
+        self.is_handed_over = true;
+        self.serving.iter().for_each(SiteProcess::release);
+        self.starting.iter().for_each(SiteProcess::accept);
+    }
+
+    fn serves(&mut self) {
+        self.is_handed_over = false;
+        self.stopping.extend(self.serving.take().inspect(SiteProcess::stop));
+        self.serving = self.starting.take();
+        let build = self.serving.as_ref().map_or(0, |site| site.build);
+        say(&format!("the site serves, {:.1} s after the change", self.began.elapsed().as_secs_f64()));
+        let is_building = self.build.is_some();
+        self.parts.board.update(|state| {
+            (state.serves, state.build) = (true, build);
+            if !is_building {
+                state.progress = String::new();
+            }
+        });
+    }
+
+    fn ended(&mut self, build: u64, status: &str, lines: &str) -> io::Result<()> {
+        self.stopping.retain(|site| site.build != build);
+        let title = if self.starting.take_if(|site| site.build == build).is_some() {
+            self.started = None;
+            if std::mem::take(&mut self.is_handed_over) {
+                // The former process accepts no more connections.
+                self.stopping.extend(self.serving.take().inspect(SiteProcess::stop));
+            }
+            format!("The site does not start ({status})")
+        } else if self.serving.take_if(|site| site.build == build).is_some() {
+            format!("The site has ended ({status}); it starts again after the next change")
+        } else {
+            return Ok(());
+        };
+        if self.serving.is_none() && !self.is_handed_over {
+            self.parts.board.update(|state| state.serves = false);
+            self.parts.gate.open()?;
+        }
+        self.fail(&title, lines);
+        Ok(())
+    }
+
+    /// Stops everything that this process has started. A second signal ends the processes of the site at once.
+    fn stop(mut self, events: &Receiver<Event>) {
+        self.build.take().into_iter().for_each(CargoBuild::cancel);
+        let mut sites: Vec<SiteProcess> =
+            self.starting.take().into_iter().chain(self.serving.take()).chain(self.stopping).collect();
+        sites.iter().for_each(SiteProcess::stop);
+        while !sites.is_empty() {
+            match events.recv() {
+                Ok(Event::Site(build, Step::Ended { .. })) => sites.retain(|site| site.build != build),
+                Ok(Event::Stop) | Err(_) => return sites.iter().for_each(SiteProcess::kill),
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+/// Returns the only program of a build.
+fn one_program(programs: &[PathBuf]) -> Result<PathBuf, String> {
+    match programs {
+        [program] => Ok(program.clone()),
+        [] => Err("The package has no program. Name an example with `aside dev --example NAME`.".to_owned()),
+        several => {
+            let names: Vec<_> =
+                several.iter().filter_map(|program| program.file_name()).map(|name| name.to_string_lossy()).collect();
+            Err(format!(
+                "The package has several programs: {}. Choose one with `aside dev --bin NAME`.",
+                names.join(", ")
+            ))
+        }
+    }
+}
+
+fn modified(program: &Path) -> SystemTime {
+    program.metadata().and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
+}
