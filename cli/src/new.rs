@@ -142,7 +142,7 @@ fn next_steps(site: &NewSite) -> String {
     let features: Vec<&str> = site.features.iter().map(|feature| feature.name()).collect();
     let with = if features.is_empty() { String::new() } else { format!(" with {}", features.join(", ")) };
     format!(
-        "Made {name}{with}. Next:\n\n    cd {name}\n    cargo run     # http://127.0.0.1:8000\n    cargo test\n\n\
+        "Made {name}{with}. Next:\n\n    cd {name}\n    aside dev     # http://127.0.0.1:8000\n    cargo test\n\n\
          `aside generate page|form|job|mail NAME` adds to it.\n"
     )
 }

@@ -168,13 +168,18 @@ mod tests {
         client
     }
 
+    fn get_page(address: SocketAddr) -> String {
+        let mut page = String::new();
+        let mut client = send(address, b"GET / HTTP/1.1\r\nHost: a\r\nAccept: text/html\r\n\r\n");
+        client.read_to_string(&mut page).unwrap();
+        page
+    }
+
     #[test]
     fn a_navigation_gets_the_page_at_once() {
         let (_gate, address, _site, board) = gate();
         board.update(|state| state.progress = "12/40".into());
-        let mut client = send(address, b"GET /a HTTP/1.1\r\nHost: a\r\nAccept: text/html\r\n\r\n");
-        let mut page = String::new();
-        client.read_to_string(&mut page).unwrap();
+        let page = get_page(address);
         assert!(page.starts_with("HTTP/1.1 503 ") && page.contains("12/40"), "{page}");
     }
 
@@ -183,6 +188,8 @@ mod tests {
         let (mut gate, address, site, board) = gate();
         let request = b"POST /a HTTP/1.1\r\nhost:a\r\nContent-Length: 300000\r\n\r\n\x00\xff\r\n";
         let mut client = send(address, request);
+        // Connections are accepted in order.
+        get_page(address);
         gate.close();
         site.set_nonblocking(true).unwrap();
         assert!(site.accept().is_err(), "it was forwarded before the site serves");
@@ -209,9 +216,7 @@ mod tests {
     fn a_request_whose_client_has_given_up_is_not_forwarded() {
         let (_gate, address, site, board) = gate();
         drop(send(address, b"POST / HTTP/1.1\r\nHost: a\r\n\r\n"));
-        let mut page = String::new();
-        // This connection was accepted after the first one.
-        send(address, b"GET / HTTP/1.1\r\nAccept: text/html\r\n\r\n").read_to_string(&mut page).unwrap();
+        get_page(address);
         let waits = send(address, b"GET /second HTTP/1.1\r\n\r\n");
         board.update(|state| state.serves = true);
         let mut first = [0; 11];

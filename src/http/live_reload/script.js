@@ -40,10 +40,10 @@
   }
   const reload = key => {
     if (reloads != "true") return show("The site has changed. <b>Reload</b> to send the form again.", true)
-    // A page that the browser keeps is as old after its reload. It is reloaded once for each change.
-    const name = "aside dev " + location.pathname + location.search
-    if (sessionStorage.getItem(name) == key) return
-    sessionStorage.setItem(name, key)
+    // A page from the browser's cache is as old after its reload. It is reloaded once for each change.
+    const name = "aside dev " + location.pathname + location.search, attempt = key + " " + rendered
+    if (sessionStorage.getItem(name) == attempt) return
+    sessionStorage.setItem(name, attempt)
     location.reload()
   }
   const follow = event => {
