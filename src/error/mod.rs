@@ -184,6 +184,13 @@ impl From<u16> for Status {
     }
 }
 
+/// A status is equal to its number: `response.status_code() == 404`.
+impl PartialEq<u16> for Status {
+    fn eq(&self, code: &u16) -> bool {
+        self.0 == *code
+    }
+}
+
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.0, self.reason())

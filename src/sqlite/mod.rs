@@ -14,8 +14,8 @@
 //! }
 //!
 //! fn add(req: &mut Request) -> Result<Response> {
-//!     req.state::<Db>().execute("INSERT INTO posts (title) VALUES (?)", ["Hello"])?;
-//!     Ok(redirect("/"))
+//!     let id = req.state::<Db>().insert("INSERT INTO posts (title) VALUES (?)", ["Hello"])?;
+//!     Ok(redirect(&format!("/#{id}")))
 //! }
 //!
 //! fn app() -> Result<App> {
@@ -87,6 +87,15 @@ impl Db {
             .and_then(|mut statement| statement.execute(params))
             .map_err(Error::from)
             .or_here()
+    }
+
+    /// Inserts a row, and returns its id (`rowid`).
+    ///
+    /// # Errors
+    /// An error of the database, or if the statement inserts no row or several ones.
+    #[track_caller]
+    pub fn insert(&self, sql: &str, params: impl Params) -> Result<i64> {
+        self.lock().prepare_cached(sql).and_then(|mut statement| statement.insert(params)).map_err(Error::from).or_here()
     }
 
     /// Returns the rows of a query, as tuples of its columns.
@@ -255,7 +264,10 @@ mod tests {
             });
         }));
         assert!(panicked.is_err() && names(&db).is_empty());
-        db.transaction(|db| Ok(insert(db)?)).unwrap();
+        assert_eq!(db.transaction(|db| Ok(insert(db)?)).unwrap(), 1);
+        assert_eq!(db.insert("INSERT INTO tags VALUES (?)", ["sky"]).unwrap(), 2);
+        assert_eq!(db.execute("DELETE FROM tags WHERE name = ?", ["sky"]).unwrap(), 1);
+        assert!(db.insert("INSERT OR IGNORE INTO tags VALUES ('sea')", ()).is_err());
         assert_eq!(db.row::<(String,)>("SELECT name FROM tags", ()).unwrap(), Some(("sea".to_owned(),)));
         assert_eq!(db.row::<(String,)>("SELECT name FROM tags WHERE name = ?", ["sky"]).unwrap(), None);
     }

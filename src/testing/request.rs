@@ -165,6 +165,35 @@ impl TestRequest<'_> {
         self.body("application/json", body)
     }
 
+    /// Sets the body to a payload as JSON, and adds the headers of a webhook that is sent now.
+    ///
+    /// ```
+    /// use aside::testing::TestClient;
+    /// use aside::{App, Request, Result, webhook};
+    ///
+    /// fn receive(req: &mut Request) -> Result<Vec<u8>> {
+    ///     webhook::verify(req, &["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
+    /// }
+    ///
+    /// let mut client = TestClient::new(App::new().post("/hooks", |req: &mut Request| receive(req).map(drop)));
+    /// let paid = serde_json::json!({ "order": 17 });
+    /// let signed = client.post("/hooks").webhook("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "order-17-paid", &paid).send();
+    /// assert_eq!(signed.status_code(), 200);
+    /// assert_eq!(client.post("/hooks").webhook("another secret", "order-17-paid", &paid).send().status_code(), 401);
+    /// ```
+    ///
+    /// # Panics
+    /// If the secret is invalid, or the payload cannot be written as JSON.
+    #[cfg(feature = "webhook")]
+    #[track_caller]
+    pub fn webhook(self, secret: impl AsRef<[u8]>, id: &str, payload: &impl serde::Serialize) -> Self {
+        let (request, now) = (self.json(payload), crate::http::session::store::now());
+        let signature = crate::webhook::sign(secret, id, now, &request.body);
+        let signature = signature.unwrap_or_else(|error| panic!("cannot sign the webhook: {error:?}"));
+        let request = request.header("webhook-id", id).header("webhook-timestamp", &now.to_string());
+        request.header("webhook-signature", &signature)
+    }
+
     /// Adds a text field to a multipart form.
     pub fn field(self, name: &str, value: &str) -> Self {
         self.part(&format!("name=\"{}\"", escape_quotes(name)), value.as_bytes())
