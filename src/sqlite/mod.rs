@@ -95,7 +95,11 @@ impl Db {
     /// An error of the database, or if the statement inserts no row or several ones.
     #[track_caller]
     pub fn insert(&self, sql: &str, params: impl Params) -> Result<i64> {
-        self.lock().prepare_cached(sql).and_then(|mut statement| statement.insert(params)).map_err(Error::from).or_here()
+        self.lock()
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.insert(params))
+            .map_err(Error::from)
+            .or_here()
     }
 
     /// Returns the rows of a query, as tuples of its columns.
