@@ -42,10 +42,11 @@
 //!
 //! **Input** is read from the request: [`param`](Request::param), [`query`](Request::query),
 //! [`form`](Request::form), [`json`](Request::json), [`multipart`](Request::multipart) with its [`Upload`]s,
-//! [`session`](Request::session), [`cookie`](Request::cookie). [`submitted`](Request::submitted) returns a [`Form`], which
-//! shows the user's input again beside the messages about invalid fields. [`once`](Request::once) handles a form once even if
-//! the client sends it twice. [`login`](Request::login), [`logout`](Request::logout) and [`user`](Request::user) manage the
-//! user of a session, [`password`] hashes passwords, and a [`token`] is for a link in mail. [`render`](Request::render) renders a template with a [`context!`].
+//! [`session`](Request::session), [`cookie`](Request::cookie), [`preferred_language`](Request::preferred_language).
+//! [`submitted`](Request::submitted) returns a [`Form`], which shows the user's input again beside the messages about invalid
+//! fields. [`once`](Request::once) handles a form once even if the client sends it twice. [`login`](Request::login),
+//! [`logout`](Request::logout) and [`user`](Request::user) manage the user of a session, [`password`] hashes passwords, and a
+//! [`token`] is for a link in mail. [`render`](Request::render) renders a template with a [`context!`].
 //!
 //! **Background tasks** do the work that the client need not wait for. [`background()`] starts a function now and returns its
 //! thread's handle; [`Response::background`] starts one after the response has been sent. A [`Task`] has a name, a key, a

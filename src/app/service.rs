@@ -31,7 +31,7 @@ use crate::http::response::{IntoResponse, Json, Response};
 use crate::http::router::{Found, Router};
 use crate::http::security::rate_limit::TooSoon;
 use crate::http::security::{Exemptions, Security};
-use crate::http::{cache_control, session};
+use crate::http::{cache_control, language, session};
 use crate::jobs::Jobs;
 use crate::log_text::{escape, span};
 use crate::random;
@@ -219,6 +219,7 @@ impl Service {
         let mut response = self.render_error(request, response, &mut failure);
         self.after(request, &mut response);
         session::save(request, &mut response);
+        language::vary(request, &mut response);
         idempotency::save(request, &mut response);
         #[cfg(unix)]
         self.live_reload.iter().for_each(|reload| reload.add_script(request, &mut response));

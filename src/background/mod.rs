@@ -5,6 +5,8 @@
 
 pub(crate) use crate::panics;
 
+#[cfg(unix)]
+mod command;
 pub(crate) mod counts;
 pub(crate) mod failure;
 mod growth;

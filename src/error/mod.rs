@@ -72,7 +72,7 @@ pub fn ok<T>(value: T) -> Result<T> {
 /// ```
 /// use aside::Status;
 ///
-/// assert_eq!(Status::NOT_FOUND.code(), 404);
+/// assert_eq!(Status::NOT_FOUND, 404);
 /// assert_eq!(Status::new(418).reason(), "");
 /// assert_eq!(Status::CREATED.to_string(), "201 Created");
 /// ```

@@ -53,13 +53,13 @@ pub(crate) fn complete(headers: &mut Headers, status: u16, is_for_options: bool)
     }
 }
 
-/// Adds `Vary: Cookie`.
-pub(crate) fn vary_by_cookie(headers: &mut Headers) {
+/// Adds a request header to `Vary`, unless it has it already.
+pub(crate) fn add_vary(headers: &mut Headers, header: &'static str) {
     let varies = |value: &str| {
-        value.split(',').any(|name| matches!(name.trim(), "*") || name.trim().eq_ignore_ascii_case("cookie"))
+        value.split(',').any(|name| matches!(name.trim(), "*") || name.trim().eq_ignore_ascii_case(header))
     };
     if !headers.get_all("Vary").any(varies) {
-        headers.add("Vary", "Cookie");
+        headers.add("Vary", header);
     }
 }
 

@@ -172,9 +172,30 @@ pub(crate) fn is_value(text: &str) -> bool {
     text.bytes().fold(true, |fine, byte| fine & (byte == b'\t' || (byte >= b' ' && byte != 0x7f)))
 }
 
+/// Parses a weight into thousandths: `0`, `0.5`, `1.000` (RFC 9110, section 12.4.2).
+pub(crate) fn weight(q: &str) -> Option<u16> {
+    let (whole, digits) = q.split_once('.').unwrap_or((q, ""));
+    let is_weight =
+        matches!(whole, "0" | "1") && digits.len() <= 3 && digits.bytes().all(|digit| digit.is_ascii_digit());
+    let weight = format!("{whole}{digits:0<3}").parse().ok().filter(|_| is_weight)?;
+    (weight <= 1000).then_some(weight)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_weight_has_at_most_three_digits() {
+        for (q, expected) in
+            [("0", 0), ("1", 1000), ("0.5", 500), ("0.25", 250), ("0.999", 999), ("1.000", 1000), ("0.", 0)]
+        {
+            assert_eq!(weight(q), Some(expected), "{q}");
+        }
+        for q in ["", ".5", "1.001", "2", "-1", "+0", "0.1234", "NaN", "1e0", "0,5", "٠"] {
+            assert_eq!(weight(q), None, "{q}");
+        }
+    }
 
     #[test]
     fn token_bytes_are_those_of_the_standard() {

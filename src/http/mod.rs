@@ -20,6 +20,7 @@ pub(crate) mod forms;
 pub(crate) mod headers;
 pub(crate) mod html;
 pub(crate) mod input;
+pub(crate) mod language;
 #[cfg(unix)]
 pub(crate) mod live_reload;
 pub(crate) mod request;

@@ -89,8 +89,8 @@ impl fmt::Display for Method {
 ///
 /// fn greet(req: &mut Request) -> Result<String> {
 ///     let name: String = req.param("name")?;
-///     let language = req.header("Accept-Language").unwrap_or("en");
-///     Ok(format!("{name} reads {language}"))
+///     let browser = req.header("User-Agent").unwrap_or("an unknown browser");
+///     Ok(format!("{name} uses {browser}"))
 /// }
 /// # aside::App::new().get("/greet/{name}", greet);
 /// ```

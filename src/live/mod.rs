@@ -111,6 +111,12 @@ impl<T> Clone for Live<T> {
     }
 }
 
+impl<T: Clone + Default> Default for Live<T> {
+    fn default() -> Live<T> {
+        Live::new(T::default())
+    }
+}
+
 impl<T: Clone> Live<T> {
     /// Creates a live state.
     pub fn new(state: T) -> Live<T> {

@@ -1,6 +1,6 @@
 //! Content negotiation: the choice between HTML, JSON and text (RFC 9110, section 12.5.1).
 
-use crate::http::headers::Headers;
+use crate::http::headers::{self, Headers};
 use crate::http::request::Request;
 
 /// A representation of an error.
@@ -102,7 +102,7 @@ impl Range {
         };
         for (name, value) in parts.filter_map(|part| part.split_once('=')) {
             match name.trim().to_ascii_lowercase().as_str() {
-                "q" => range.q = thousandths(value.trim()).unwrap_or(1000),
+                "q" => range.q = headers::weight(value.trim()).unwrap_or(1000),
                 "charset" if value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8") => {}
                 _ => range.has_parameters = true,
             }
@@ -129,15 +129,6 @@ impl Range {
 
 fn ranges(headers: &Headers) -> Vec<Range> {
     headers.get_all("Accept").flat_map(|value| split(value, b',')).filter_map(Range::parse).collect()
-}
-
-/// Parses a weight into thousandths: `0`, `0.5`, `1.000` (RFC 9110, section 12.4.2).
-fn thousandths(q: &str) -> Option<u16> {
-    let (whole, digits) = q.split_once('.').unwrap_or((q, ""));
-    let is_weight =
-        matches!(whole, "0" | "1") && digits.len() <= 3 && digits.bytes().all(|digit| digit.is_ascii_digit());
-    let weight = format!("{whole}{digits:0<3}").parse().ok().filter(|_| is_weight)?;
-    (weight <= 1000).then_some(weight)
 }
 
 /// Splits at separators outside quoted strings (RFC 9110, section 5.6.4).
@@ -246,18 +237,6 @@ mod tests {
             assert_eq!(form(&[("Content-Type", sent), ("Accept", accept)]), expected, "{sent} {accept}");
         }
         assert_eq!(form(&[("Content-Type", "application/json")]), Representation::Json);
-    }
-
-    #[test]
-    fn a_weight_has_at_most_three_digits() {
-        for (q, expected) in
-            [("0", 0), ("1", 1000), ("0.5", 500), ("0.25", 250), ("0.999", 999), ("1.000", 1000), ("0.", 0)]
-        {
-            assert_eq!(thousandths(q), Some(expected), "{q}");
-        }
-        for q in ["", ".5", "1.001", "2", "-1", "+0", "0.1234", "NaN", "1e0", "0,5", "٠"] {
-            assert_eq!(thousandths(q), None, "{q}");
-        }
     }
 
     proptest! {

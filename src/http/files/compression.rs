@@ -17,6 +17,7 @@ use flate2::write::GzEncoder;
 use super::precompressed::{Accepted, GZIP, is_compressible};
 use crate::cache::Cache;
 use crate::error::{Result, Status};
+use crate::http::cache_control::add_vary;
 use crate::http::headers::Headers;
 use crate::http::request::Request;
 use crate::http::response::{Response, ResponseBody};
@@ -43,7 +44,7 @@ pub(crate) fn compress(request: &Request, response: &mut Response, files: &Compr
     if !is_worth_it(response) {
         return;
     }
-    add_vary(&mut response.headers);
+    add_vary(&mut response.headers, "Accept-Encoding");
     if Accepted::of(request.headers()).choose([GZIP].into_iter()).is_none() {
         return;
     }
@@ -128,15 +129,6 @@ fn gzipped(body: ResponseBody) -> io::Result<Vec<u8>> {
     match declared.is_none_or(|length| read == Some(length as u32)) {
         true => Ok(bytes),
         false => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was compressed")),
-    }
-}
-
-fn add_vary(headers: &mut Headers) {
-    let varies = |value: &str| {
-        value.split(',').any(|name| matches!(name.trim(), "*") || name.trim().eq_ignore_ascii_case("accept-encoding"))
-    };
-    if !headers.get_all("Vary").any(varies) {
-        headers.add("Vary", "Accept-Encoding");
     }
 }
 

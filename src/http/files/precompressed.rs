@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use crate::http::headers::Headers;
+use crate::http::headers::{self, Headers};
 
 /// A content coding, with its name in headers and the ending of a file that has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,19 +74,9 @@ fn member(text: &str) -> (&str, u16) {
     }
 }
 
-/// Parses `q=0.5` into thousandths: at most three decimals, and at most 1 (RFC 9110, section 12.4.2).
+/// Parses `q=0.5` into thousandths.
 fn qvalue(text: &str) -> Option<u16> {
-    let number = text.strip_prefix(['q', 'Q'])?.strip_prefix('=')?;
-    let (whole, decimals) = number.split_once('.').unwrap_or((number, ""));
-    if decimals.len() > 3 || !decimals.bytes().all(|digit| digit.is_ascii_digit()) {
-        return None;
-    }
-    let thousandths = format!("{decimals:0<3}").parse().ok()?;
-    match (whole, thousandths) {
-        ("0", _) => Some(thousandths),
-        ("1", 0) => Some(1_000),
-        _ => None,
-    }
+    headers::weight(text.strip_prefix(['q', 'Q'])?.strip_prefix('=')?)
 }
 
 #[cfg(test)]

@@ -480,7 +480,7 @@ fn set_cookies(session: &mut Session, keys: Option<&Keys>, response: &mut Respon
 /// A page for a user is not stored at all: on a shared computer the back button would show it after a logout (OWASP
 /// ASVS 5, 7.4.1 and 14.3.2). For other pages that would only make the back button slow.
 fn restrict_caching(response: &mut Response, is_for_a_user: bool) {
-    cache_control::vary_by_cookie(&mut response.headers);
+    cache_control::add_vary(&mut response.headers, "Cookie");
     if !response.headers.contains(cache_control::CACHE_CONTROL) {
         let control = if is_for_a_user { "no-store" } else { "private, no-cache" };
         response.headers.put(cache_control::CACHE_CONTROL, control);
