@@ -21,7 +21,12 @@ fn embedded() -> Folder {
 }
 
 fn config(mode: Mode) -> Config {
-    Config { mode, secrets: vec!["a secret of more than thirty-two bytes".to_owned()], ..Config::default() }
+    Config {
+        mode,
+        address: "127.0.0.1:0".into(),
+        secrets: vec!["a secret of more than thirty-two bytes".to_owned()],
+        ..Config::default()
+    }
 }
 
 fn site(mode: Mode, folder: impl Into<Folder>) -> TestClient {
