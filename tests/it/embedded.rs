@@ -196,7 +196,7 @@ fn an_invalid_embedded_template_is_found_at_the_start() {
     for mode in [Mode::Development, Mode::Production] {
         let app = App::with_config(config(mode)).templates(in_program!("tests/it/embedded/invalid"));
         let error = app.start().err().unwrap().chain();
-        assert!(error.contains("page.html:2"), "{error}");
+        assert!(error.contains("page.html:2") && error.contains("`latin1.txt` is not UTF-8"), "{error}");
     }
 }
 
