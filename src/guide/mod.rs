@@ -18,7 +18,7 @@ macro_rules! page {
 
 page!(first_site, "guide/01-first-site.md", "mail", "image");
 page!(routing, "guide/02-routing.md");
-page!(forms, "guide/03-forms.md", "templates", "image");
+page!(forms, "guide/03-forms.md", "templates", "mail", "image");
 page!(sessions, "guide/04-sessions.md", "mail");
 page!(templates, "guide/05-templates.md", "templates");
 page!(background, "guide/06-background.md", "live");

@@ -7,7 +7,8 @@ const PAGE: &str = r#"<!doctype html><title>Contact</title>
 {% for flash in flashes %}<p>{{ flash.message }}</p>{% endfor %}
 <form method="post">{{ once() }}
   <p>Your address: <input name="email" value="{{ form.values.email }}"> {{ form.errors.email }}</p>
-  <p><textarea name="text">{{ form.values.text }}</textarea> {{ form.errors.text }}</p> <button>Send</button>
+  <p><textarea name="text">{{ form.values.text }}</textarea> {{ form.errors.text }}</p>
+  <button>Send</button>
 </form>"#;
 
 #[derive(Deserialize)]
@@ -42,7 +43,7 @@ fn send(req: &mut Request) -> Result<Response> {
         Err(form) => return page(req, &form),
     };
     req.once(|req| {
-        // The mail comes from the site: servers refuse a forged sender. An answer goes to the visitor.
+        // From the site, since servers refuse a forged sender. An answer goes to the visitor.
         let mail = Mail::to("owner@example.org").reply_to(&email);
         let mail = mail.subject(format!("Message from {email}"));
         mail.text(text).send();
@@ -71,10 +72,7 @@ mod tests {
     fn an_address_cannot_add_a_header() {
         let mut client = TestClient::new(app(Config::default()));
         let form = [("email", "a@b.org\r\nBcc: c@d.org"), ("text", "Hello")];
-        assert_eq!(
-            client.post("/").form(&form).send().status_code().code(),
-            422
-        );
+        assert_eq!(client.post("/").form(&form).send().status_code(), 422);
         assert!(client.outbox().is_empty());
     }
 }

@@ -8,7 +8,7 @@ const PEOPLE: &str = "CREATE TABLE people (email TEXT PRIMARY KEY, name TEXT NOT
 const PAGE: &str = r#"<!doctype html><title>Import</title>
 {{ live("import") }}
 <form method="post" enctype="multipart/form-data">
-  A CSV file with the columns email and name: <input name="file" type="file"> <button>Import</button>
+  CSV with the columns email and name: <input name="file" type="file"> <button>Import</button>
 </form>"#;
 
 #[derive(Deserialize)]
@@ -64,8 +64,7 @@ fn import(db: &Db, people: &[Person], task: &TaskContext) -> Result<()> {
 #[cfg(test)]
 #[test]
 fn a_file_is_imported_whole_or_not_at_all() {
-    let app = app(Config::default(), ":memory:").unwrap();
-    let mut client = aside::testing::TestClient::new(app);
+    let mut client = aside::testing::TestClient::new(app(Config::default(), ":memory:").unwrap());
     let broken = "email,name\neve@b.org,Eve\nada@b.org";
     for (csv, code) in [(broken, 422), ("name,email\nАда,ada@b.org", 303)] {
         let request = client.post("/");

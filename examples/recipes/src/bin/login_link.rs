@@ -6,8 +6,9 @@ use aside::{App, Config, Error, Mail, Request, Response, Result, sqlite::Db, tok
 use aside::{background, redirect};
 use serde::Deserialize;
 
-const USERS: &str = "CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT UNIQUE COLLATE NOCASE,
-    logins INTEGER DEFAULT 0); INSERT INTO users (email) VALUES ('ada@example.org')";
+const USERS: &str = "CREATE TABLE users (id INTEGER PRIMARY KEY AUTOINCREMENT,
+    email TEXT UNIQUE COLLATE NOCASE, logins INTEGER NOT NULL DEFAULT 0) STRICT;
+    INSERT INTO users (email) VALUES ('ada@example.org')";
 
 const PAGE: &str = r#"<!doctype html><title>Login</title>
 {% for flash in flashes %}<p>{{ flash.message }}</p>{% endfor %}
@@ -29,7 +30,7 @@ fn app(config: Config, db: &str) -> Result<App> {
     let app = App::with_config(config).template("login.html", PAGE);
     let app = app.state(Db::open(db, &[USERS])?);
     let app = app.state(RateLimit::new(Rate::per_hour(5)));
-    let app = app.route("/", page().post(ask));
+    let app = app.route("/", page().post(ask).rate_limit(Rate::per_minute(10)));
     Ok(app.route("/login", page().post(log_in)))
 }
 
@@ -63,8 +64,7 @@ fn log_in(req: &mut Request) -> Result<Response> {
 #[cfg(test)]
 #[test]
 fn a_link_logs_its_user_in_once() {
-    let app = app(Config::default(), ":memory:").unwrap();
-    let mut client = aside::testing::TestClient::new(app);
+    let mut client = aside::testing::TestClient::new(app(Config::default(), ":memory:").unwrap());
     for email in ["Ada@example.org", "eve@example.org"] {
         client.post("/").form(&[("email", email)]).send();
     }
@@ -73,5 +73,5 @@ fn a_link_logs_its_user_in_once() {
     let link = client.outbox()[0].text.clone().unwrap();
     client.post(&link).send();
     assert!(client.get("/").text().contains("You are user 1."));
-    assert_eq!(client.post(&link).send().status_code().code(), 403);
+    assert_eq!(client.post(&link).send().status_code(), 403);
 }

@@ -28,7 +28,7 @@ fn app(config: Config, db: &str) -> Result<App> {
     let app = App::with_config(config).template("page.html", PAGE);
     let app = app.state(Db::open(db, &[SUBSCRIBERS])?);
     let app = app.state(RateLimit::new(Rate::per_hour(3)));
-    let app = app.route("/", page().post(sign_up));
+    let app = app.route("/", page().post(sign_up).rate_limit(Rate::per_minute(10)));
     let app = app.route("/subscribe", page().post(follow_link));
     Ok(app.route("/unsubscribe", page().post(follow_link)))
 }
@@ -62,8 +62,7 @@ fn follow_link(req: &mut Request) -> Result<Response> {
 #[cfg(test)]
 #[test]
 fn only_the_links_of_the_mail_change_a_subscription() {
-    let app = app(Config::default(), ":memory:").unwrap();
-    let mut client = aside::testing::TestClient::new(app);
+    let mut client = aside::testing::TestClient::new(app(Config::default(), ":memory:").unwrap());
     let form = [("email", "ada@example.org")];
     client.post("/").form(&form).send();
     client.drain();
@@ -75,5 +74,5 @@ fn only_the_links_of_the_mail_change_a_subscription() {
         assert_eq!(rows.unwrap().len(), count);
     }
     let forged = client.post("/subscribe?token=x").send();
-    assert_eq!(forged.status_code().code(), 403);
+    assert_eq!(forged.status_code(), 403);
 }
