@@ -687,4 +687,25 @@ mod tests {
         assert_eq!((&*error.message, error.location.as_deref()), (r"boom\u{202e}", Some("src/orders.rs:41")));
         assert_eq!(node.earlier, 0);
     }
+
+    #[test]
+    fn a_dead_job_its_earlier_attempts_and_an_unreachable_store_are_marked() {
+        let failure = |attempt| JobFailure {
+            attempt,
+            at: NOW - 5_000,
+            began_at: None,
+            kind: FailureKind::Failed,
+            message: "connection refused".to_owned(),
+            location: None,
+            backtrace: None,
+        };
+        let failures = (6..=30).map(failure).collect();
+        let dead = JobInfo { state: JobState::Dead, attempt: 30, failures, ..job(1, None) };
+        let (jobs, outage) = (vec![dead, job(2, None)], Some("The store does not answer.".to_owned()));
+        let tree = Sources { jobs, outage, now: NOW, ..Sources::default() }.tree(None);
+        let shown = |node: &Node| (node.state, node.is_bad, node.earlier);
+        let nodes: Vec<_> = tree.roots[0].children.iter().map(shown).collect();
+        assert_eq!(nodes, [("dead", true, 5), ("done", false, 0)]);
+        assert_eq!((tree.outage.as_deref(), tree.has_ended), (Some("The store does not answer."), false));
+    }
 }

@@ -511,6 +511,8 @@ fn more_than_a_hundred_running_tasks_are_counted_and_overdue_ones_listed() {
     let mut held_tasks: Vec<_> = (0..104).map(|_| held(&client, Task::named("one of many"))).collect();
     held_tasks.push(held(&client, Task::named("tardy-17").deadline(Duration::from_millis(1))));
     logs::wait_for(1, "tardy-17 is overdue");
+    let first = page(&mut client, "/_aside");
+    assert!(section(&first, "Needs attention").contains("tardy-17") && !first.contains("All is well."), "{first}");
     let overview = page(&mut client, "/_aside/tasks");
     let now = section(&overview, "Now");
     assert_eq!(now.matches("<tr").count(), 101, "with the head");

@@ -230,11 +230,34 @@ fn the_overview_groups_dead_jobs_and_shows_paused_and_lagging_queues() {
     let overview = page(&mut client, "/_aside");
     let attention = section(&overview, "Needs attention");
     assert!(attention.contains("3 jobs") && attention.contains("it broke"), "{attention}");
+    assert!(!attention.contains("href=\"/_aside/tasks/"), "the attempts of a job are no failed tasks: {attention}");
     assert!(attention.contains(">lags</span>") && attention.contains("<bdi>default</bdi>"), "{attention}");
     client.jobs().pause("default").unwrap();
     let overview = page(&mut client, "/_aside");
     let attention = section(&overview, "Needs attention");
     assert!(attention.contains(">paused</span>") && attention.contains("1 waits"), "{attention}");
+}
+
+#[test]
+fn a_queue_that_lags_needs_attention_without_any_failure() {
+    let mut client = client();
+    enqueue(&client, work("in line"));
+    assert!(page(&mut client, "/_aside").contains("All is well."));
+    client.advance(Duration::from_secs(120));
+    assert!(!page(&mut client, "/_aside").contains("All is well."));
+}
+
+#[test]
+fn dead_jobs_beyond_the_shown_groups_are_counted_on_the_overview() {
+    let mut client = client();
+    for letter in 'a'..='z' {
+        enqueue(&client, failing("one", &format!("no {letter}")));
+    }
+    client.drain();
+    let overview = page(&mut client, "/_aside");
+    let attention = section(&overview, "Needs attention");
+    assert_eq!(attention.matches(">dead</span>").count(), 20, "{attention}");
+    assert!(attention.contains(">6 older dead jobs<"), "{attention}");
 }
 
 #[test]

@@ -295,3 +295,19 @@ fn an_error_page_for_the_developer_leads_to_the_request() {
     let public = client.request("GET", "/broken").peer("192.0.2.7:5000").header("Accept", "text/html").send();
     assert!(!public.text().contains("_aside"), "{}", public.text());
 }
+
+#[test]
+fn the_page_of_a_request_has_its_own_mails_only() {
+    let mail = |req: &mut Request| {
+        let subject = format!("About {}", req.path());
+        Mail::to("ada@example.org").from("shop@example.org").subject(subject).text("Thanks").send();
+        req.trace().to_string()
+    };
+    let mut client = TestClient::new(development().post("/tea", mail).post("/cake", mail));
+    let [tea, cake] = ["/tea", "/cake"].map(|path| client.post(path).send().text().to_owned());
+    client.drain();
+    for (trace, own, other) in [(tea, "About /tea", "About /cake"), (cake, "About /cake", "About /tea")] {
+        let page = page(&mut client, &format!("/_aside/requests/{trace}"));
+        assert!(page.contains(own) && !page.contains(other), "{page}");
+    }
+}
