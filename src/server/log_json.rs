@@ -495,6 +495,9 @@ mod tests {
         let other = LogFields { trace: Some(TraceId::new()), task: Some(9), ..LogFields::default() };
         let line = parsed("aside::background", &other, format_args!("a line about another task"));
         assert_eq!((&line["task"], line.get("request"), line.get("job")), (&json!(9), None, None));
+        let without_trace = LogFields { task: Some(9), status: Some(500), ..LogFields::default() };
+        let line = parsed("aside::http", &without_trace, format_args!("a line of this thread"));
+        assert_eq!((&line["task"], &line["status"]), (&json!(1), &json!(500)), "each field is written once");
     }
 
     #[test]
