@@ -217,7 +217,7 @@ fn in_development_an_embedded_folder_is_read_from_the_disk() {
     let folder = Path::new("tests/it/embedded/static").canonicalize().unwrap();
     let debug = format!("{:?}", aside::embed!("tests/it/embedded/static"));
     assert_eq!(debug, format!("Folder({})", folder.display()));
-    assert_eq!(format!("{:?}", embedded()), "Folder(the program, with tests/it/embedded/static embedded)");
+    assert_eq!(format!("{:?}", embedded()), "Folder(the program (tests/it/embedded/static))");
 }
 
 /// The macro chooses by the extension, since a table of media types would have to be built for it.

@@ -43,12 +43,12 @@ impl Folder {
     }
 }
 
-/// Writes the absolute path, or that the folder is embedded.
+/// Writes the absolute path, or that the folder is in the program.
 impl fmt::Display for Folder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Place::Disk(path) => f.write_str(&absolute(path)),
-            Place::Program(embedded) => write!(f, "the program, with {} embedded", embedded.name),
+            Place::Program(embedded) => write!(f, "the program ({})", embedded.name),
         }
     }
 }
