@@ -118,7 +118,8 @@ impl Session {
         let (number, tell, board) = (self.number, self.parts.tell.clone(), self.parts.board.clone());
         let progress = move |step: &str| board.update(|state| state.progress = escape(step));
         let end = move |outcome| drop(tell.send(Event::Built(number, outcome)));
-        self.build = Some(CargoBuild::start(&self.parts.root, &self.parts.options.cargo, progress, end)?);
+        let started = CargoBuild::start(&self.parts.root, &self.parts.options.cargo, progress, end);
+        self.build = Some(started.map_err(|error| io::Error::new(error.kind(), format!("cargo build: {error}")))?);
         Ok(())
     }
 
