@@ -134,6 +134,7 @@ mod tests {
             ("de;q=0, *", &["de-AT", "en"], Some("en")),
             ("de-AT;q=0, de;q=0.5", &["de"], Some("de")),
             ("de-AT;q=0", &["de"], None),
+            ("de-AT;q=0, *", &["de"], Some("de")),
             ("zh;q=0.1, zh-Hant, en;q=0.5", &["en", "zh-Hant-TW"], Some("zh-Hant-TW")),
             ("de ; q=0.2 , en ;Q = 0.3", &["de", "en"], Some("en")),
             ("de;q=2, en;q=0.9", &["de", "en"], Some("de")),

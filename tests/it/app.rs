@@ -5,7 +5,9 @@ use std::time::Duration;
 use aside::config::Mode;
 use aside::routing::get;
 use aside::testing::TestClient;
-use aside::{App, Config, Error, Jobs, Json, Request, Response, Result, Status, Task, TaskContext, context, redirect};
+use aside::{
+    App, Config, Error, Jobs, Json, Live, Request, Response, Result, Status, Task, TaskContext, context, redirect,
+};
 use log::Level;
 
 use crate::logs;
@@ -285,4 +287,24 @@ fn an_options_request_for_the_whole_site_lists_its_methods() {
     assert_eq!(client.get("*").status_code(), Status::METHOD_NOT_ALLOWED);
     let mut own = TestClient::new(self::app().any("/a", |req: &mut Request| Json(req.method().as_str().to_owned())));
     assert_eq!(own.request("OPTIONS", "/a").send().text(), "\"OPTIONS\"");
+}
+
+#[test]
+fn a_response_varies_by_the_language_that_its_handler_or_its_live_fragment_reads() {
+    fn language(req: &mut Request) -> &'static str {
+        req.preferred_language(&["en", "de"]).unwrap_or("none")
+    }
+    let app = app()
+        .get("/", language)
+        .get("/plain", |_| "same for all")
+        .live("hello", "hello.html", |req: &mut Request| Live::new(language(req)))
+        .template("hello.html", "{{ state }}")
+        .template("page.html", "{{ live('hello') }}")
+        .get("/live", |req: &mut Request| req.render("page.html", ()));
+    let mut client = TestClient::new(app);
+    let mut get = |path: &str| client.request("GET", path).header("Accept-Language", "de-AT, *;q=0.1").send();
+    let [page, live, plain] = ["/", "/live", "/plain"].map(&mut get);
+    assert_eq!((page.text(), page.header("Vary")), ("de", Some("Accept-Language")));
+    assert!(live.text().contains(">de</aside-live>") && live.header("Vary") == Some("Accept-Language"));
+    assert_eq!((plain.text(), plain.header("Vary")), ("same for all", None));
 }
