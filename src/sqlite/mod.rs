@@ -27,6 +27,7 @@
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use rusqlite::{Connection, Params, Row, Transaction, TransactionBehavior};
@@ -45,7 +46,20 @@ const STATEMENTS: usize = 64;
 ///
 /// It is one connection behind a lock. SQLite has one writer at a time anyway, and the queries of a small site take
 /// microseconds. Do not wait for anything else under the lock.
-pub struct Db(Mutex<Connection>);
+pub struct Db {
+    connection: Mutex<Connection>,
+    /// The thread that runs a transaction: it would wait for itself.
+    transacting: Mutex<Option<ThreadId>>,
+}
+
+/// Forgets the thread of a transaction at its end, also after a panic.
+struct Transacting<'d>(&'d Db);
+
+impl Drop for Transacting<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.transacting) = None;
+    }
+}
 
 impl Db {
     /// Opens the file, and applies the migrations that it has not had. The path `:memory:` is a database for a test.
@@ -68,12 +82,19 @@ impl Db {
             Ok(db)
         });
         let name = || format!("could not open the database {}", path.display());
-        opened.map(|db| Db(Mutex::new(db))).map_err(|error| error.context(name())).or_here()
+        let db = |connection| Db { connection: Mutex::new(connection), transacting: Mutex::default() };
+        opened.map(db).map_err(|error| error.context(name())).or_here()
     }
 
     /// Waits for the connection. A panic while it was locked has rolled back its transaction, and the connection stays usable.
+    ///
+    /// # Panics
+    /// In the function of a [`transaction`](Db::transaction), as do all methods: use the connection that it gets.
+    #[track_caller]
     pub fn lock(&self) -> MutexGuard<'_, Connection> {
-        lock(&self.0)
+        let is_own = *lock(&self.transacting) == Some(thread::current().id());
+        assert!(!is_own, "this thread is in a transaction of this database: use the connection of the transaction");
+        lock(&self.connection)
     }
 
     /// Runs a statement, and returns the number of rows that it changed.
@@ -137,6 +158,7 @@ impl Db {
     }
 
     /// Passes the rows of a query to `read`.
+    #[track_caller]
     fn query<T, R>(
         &self,
         sql: &str,
@@ -171,13 +193,19 @@ impl Db {
     ///
     /// # Errors
     /// The errors of `f` and of the database.
+    ///
+    /// # Panics
+    /// If `f` uses this `Db`, which would wait for itself.
     #[track_caller]
     pub fn transaction<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
         self.commit(f).or_here()
     }
 
+    #[track_caller]
     fn commit<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
         let mut db = self.lock();
+        *lock(&self.transacting) = Some(thread::current().id());
+        let _transacting = Transacting(self);
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let value = f(&transaction)?;
         transaction.commit()?;
@@ -274,6 +302,16 @@ mod tests {
         assert!(db.insert("INSERT OR IGNORE INTO tags VALUES ('sea')", ()).is_err());
         assert_eq!(db.row::<(String,)>("SELECT name FROM tags", ()).unwrap(), Some(("sea".to_owned(),)));
         assert_eq!(db.row::<(String,)>("SELECT name FROM tags WHERE name = ?", ["sky"]).unwrap(), None);
+    }
+
+    #[test]
+    fn a_transaction_that_would_wait_for_itself_panics() {
+        let db = Db::open(":memory:", &[TAGS]).unwrap();
+        let nested =
+            std::panic::AssertUnwindSafe(|| db.transaction(|_| db.rows::<(String,)>("SELECT name FROM tags", ())));
+        let panic = std::panic::catch_unwind(nested).unwrap_err();
+        assert!(panic.downcast::<&str>().unwrap().contains("use the connection of the transaction"));
+        assert!(names(&db).is_empty(), "the database stays usable");
     }
 
     #[cfg(unix)]
