@@ -39,7 +39,7 @@ fn app(config: Config, sites: &[&str]) -> Result<App> {
     Ok(app.template("status.html", PAGE).get("/", show))
 }
 
-/// The thread of the request waits for the calls, at most for their timeout.
+/// The thread of the request waits for the calls, also if its client leaves: others use the result.
 fn show(req: &mut Request) -> Result<Response> {
     let monitor = req.state::<Monitor>();
     let check = || aside::ok(monitor.runtime.block_on(check_all(&monitor)));

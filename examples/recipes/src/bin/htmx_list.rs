@@ -13,7 +13,7 @@ const LIST: &str = r#"{% for item in items %}<form method="post" action="/remove
 <form method="post" hx-post="/"><input name="item" value="{{ form.values.item }}" autofocus>
   <button>Add</button> {{ form.errors.item }}</form>"#;
 
-type Items = Mutex<BTreeSet<String>>;
+type Items = Mutex<BTreeSet<String>>; // in place of a database
 
 #[derive(serde::Deserialize)]
 struct Item {

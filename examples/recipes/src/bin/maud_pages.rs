@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use aside::{App, Config, Form, Request, Response, Result, redirect};
 use maud::{DOCTYPE, Markup, html};
 
-type Names = Mutex<Vec<String>>;
+type Names = Mutex<Vec<String>>; // in place of a database
 
 #[derive(serde::Deserialize)]
 struct NewName {
