@@ -14,7 +14,7 @@ aside makes a site, adds pages, forms, jobs and mails to it, and serves it durin
 Usage:
     aside new NAME [--with FEATURES] [--aside PATH]
     aside generate page|form|job|mail NAME
-    aside dev [OPTIONS OF CARGO BUILD] [-- ARGUMENTS OF THE SITE]
+    aside dev [--stop-first] [OPTIONS OF CARGO BUILD] [-- ARGUMENTS OF THE SITE]
 
 aside new NAME makes a site in the folder NAME. Its `cargo test` passes at once.
     --with FEATURES    login, jobs, mail, uploads, live, separated by commas; or all
@@ -29,10 +29,14 @@ aside generate adds to the site of the current folder, and overwrites nothing:
 aside dev builds the site of the current folder and serves it on ASIDE_ADDR (127.0.0.1:8000). After each change it
 builds and starts the site again, and open pages reload. Errors of the compiler are shown in the browser too.
     --bin NAME         the program, if the package has more than one; and all other options of `cargo build`
+    --stop-first       stops the former process before the new one starts, if only one can hold what the site opens
 
     --help             shows this text
     --version          shows the version
 ";
+
+/// The option for a site of which only one process can run at a time.
+const STOP_FIRST: &str = "--stop-first";
 
 /// A site to make.
 #[derive(Debug, PartialEq)]
@@ -55,6 +59,8 @@ pub enum Command {
 /// How `aside dev` builds and starts the site.
 #[derive(Debug, PartialEq)]
 pub struct DevOptions {
+    /// True if the former process is stopped before the new one starts.
+    pub stops_first: bool,
     /// The options of `cargo build`.
     pub cargo: Vec<String>,
     /// The arguments of the site's program.
@@ -119,13 +125,15 @@ fn new_site(arguments: &[String]) -> Result<NewSite, Failure> {
 
 fn dev(arguments: &[String]) -> Result<DevOptions, Failure> {
     let mut parts = arguments.splitn(2, |argument| argument == "--").map(<[String]>::to_vec);
-    let (cargo, site) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let (mut cargo, site) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let stops_first = cargo.iter().any(|option| option == STOP_FIRST);
+    cargo.retain(|option| option != STOP_FIRST);
     match cargo.iter().find(|option| option.starts_with("--message-format") || !is_for_cargo(option, &cargo)) {
         Some(wrong) => Err(misuse(format!(
             "`aside dev` takes options of `cargo build`, and after `--` arguments of the site; `{}` is neither",
             wrong.escape_debug()
         ))),
-        None => Ok(DevOptions { cargo, site }),
+        None => Ok(DevOptions { stops_first, cargo, site }),
     }
 }
 
@@ -188,10 +196,11 @@ mod tests {
     #[test]
     fn aside_dev_passes_options_to_cargo_and_arguments_to_the_site() {
         let strings = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
-        let options = DevOptions { cargo: strings(&["--bin", "shop", "-F=x"]), site: strings(&["serve", "--help"]) };
-        let arguments = ["dev", "--bin", "shop", "-F=x", "--", "serve", "--help"];
+        let (cargo, site) = (strings(&["--bin", "shop", "-F=x"]), strings(&["serve", "--help"]));
+        let options = DevOptions { stops_first: true, cargo, site };
+        let arguments = ["dev", "--stop-first", "--bin", "shop", "-F=x", "--", "serve", "--help"];
         assert_eq!(parse(&arguments), Ok(Command::Dev(options)));
-        assert_eq!(parse(&["dev"]), Ok(Command::Dev(DevOptions { cargo: vec![], site: vec![] })));
+        assert_eq!(parse(&["dev"]), Ok(Command::Dev(DevOptions { stops_first: false, cargo: vec![], site: vec![] })));
     }
 
     #[test]

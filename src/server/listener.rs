@@ -114,6 +114,8 @@ impl Listener {
             let socket = Socket::Unix(UnixListener::from(socket), file);
             return Ok(Listener { socket, is_handed_over: is_of_service_manager });
         }
+        // A former process of this site has done so, and `aside dev` has not.
+        prepare(&SockRef::from(&socket))?;
         Ok(Listener { socket: Socket::Tcp(TcpListener::from(socket)), is_handed_over: is_of_service_manager })
     }
 

@@ -49,6 +49,8 @@ pub struct Session {
     starting: Option<SiteProcess>,
     serving: Option<SiteProcess>,
     stopping: Vec<SiteProcess>,
+    /// The program that starts as soon as all processes have ended.
+    waiting: Option<PathBuf>,
     /// True from the moment at which the starting process may accept connections, and no other one does, until it serves.
     is_handed_over: bool,
     /// The program of the last process, and when it was built.
@@ -65,6 +67,7 @@ impl Session {
             starting: None,
             serving: None,
             stopping: Vec::new(),
+            waiting: None,
             is_handed_over: false,
             started: None,
         }
@@ -81,7 +84,7 @@ impl Session {
             match events.recv() {
                 Ok(Event::Stop) | Err(_) => break,
                 Ok(Event::Changed(changes)) => ran = self.changed(changes),
-                Ok(Event::Built(number, outcome)) if number == self.number => self.built(outcome),
+                Ok(Event::Built(number, outcome)) if number == self.number => ran = self.built(outcome),
                 Ok(Event::Built(..)) => {}
                 Ok(Event::Site(build, step)) => ran = self.step(build, step),
             }
@@ -123,17 +126,18 @@ impl Session {
         Ok(())
     }
 
-    fn built(&mut self, outcome: Outcome) {
+    fn built(&mut self, outcome: Outcome) -> io::Result<()> {
         self.build = None;
         self.parts.watched.is_building.store(false, Ordering::Release);
         match outcome.map(|programs| one_program(&programs)) {
             Ok(Ok(program)) => {
                 self.parts.watched.add_files_of(&program);
-                self.start_site(program);
+                return self.start_site(program);
             }
             Ok(Err(message)) => self.fail("Cargo has built no program to start", &message),
             Err(messages) => self.fail("The build failed", &cargo_build::errors(&messages)),
         }
+        Ok(())
     }
 
     /// Shows why the newest build does not serve.
@@ -146,14 +150,19 @@ impl Session {
         });
     }
 
-    fn start_site(&mut self, program: PathBuf) {
+    fn start_site(&mut self, program: PathBuf) -> io::Result<()> {
         let modified = modified(&program);
         if self.serving.is_some() && self.starting.is_none() && self.started == Some((program.clone(), modified)) {
             // Only what the program is not made of has changed.
-            return self.parts.board.update(|state| state.progress = String::new());
+            self.parts.board.update(|state| state.progress = String::new());
+            return Ok(());
+        }
+        self.abandon_start();
+        if self.parts.options.stops_first && self.stops_first()? {
+            self.waiting = Some(program);
+            return Ok(());
         }
         self.parts.board.update(|state| state.progress = "Starting".to_owned());
-        self.abandon_start();
         let start = Start {
             program: &program,
             arguments: &self.parts.options.site,
@@ -171,6 +180,22 @@ impl Session {
             }
             Err(error) => self.fail("The site does not start", &error.to_string()),
         }
+        Ok(())
+    }
+
+    /// Stops the process that serves. Returns true if a process has not ended yet.
+    fn stops_first(&mut self) -> io::Result<bool> {
+        if let Some(former) = self.serving.take() {
+            former.release();
+            self.parts.board.update(|state| {
+                state.serves = false;
+                state.progress = "Stopping the former process".to_owned();
+            });
+            self.parts.gate.open()?;
+            former.stop();
+            self.stopping.push(former);
+        }
+        Ok(!self.stopping.is_empty())
     }
 
     /// Ends a process that is starting, since a newer build takes its place.
@@ -214,6 +239,11 @@ impl Session {
 
     fn ended(&mut self, build: u64, status: &str, lines: &str) -> io::Result<()> {
         self.stopping.retain(|site| site.build != build);
+        if self.stopping.is_empty()
+            && let Some(program) = self.waiting.take()
+        {
+            return self.start_site(program);
+        }
         let title = if self.starting.take_if(|site| site.build == build).is_some() {
             self.started = None;
             if std::mem::take(&mut self.is_handed_over) {

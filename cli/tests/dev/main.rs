@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         requests::a_request_during_the_first_build_is_held_and_forwarded,
         requests::sessions_and_flash_messages_survive_a_new_build,
         requests::a_running_task_is_drained_while_the_new_build_serves,
+        requests::a_site_that_only_one_process_can_open_is_stopped_first,
         requests::a_page_of_a_site_in_production_has_no_script,
         requests::a_burst_of_changes_is_one_build,
         requests::a_change_during_a_build_starts_it_again,

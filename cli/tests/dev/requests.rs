@@ -56,10 +56,27 @@ pub fn a_running_task_is_drained_while_the_new_build_serves() {
     wait("the end of the former process", || (!is_running(&former)).then_some(()));
 }
 
+pub fn a_site_that_only_one_process_can_open_is_stopped_first() {
+    let site = Site::new("one-process");
+    // As a database does that is locked by the process which has opened it.
+    site.edit("src/main.rs", "    App::with_config", "    let lock = std::fs::File::create(\"lock\")?;\n    lock.try_lock().expect(\"the lock\");\n    App::with_config");
+    let dev = Dev::start_with(&site, &[], &["--stop-first"]);
+    dev.serves(1);
+    dev.post("/task", "", "");
+    site.wait_for_file("task-began");
+    site.edit("src/main.rs", "version 0", "version 1");
+    let held = || dev.get("/", "Accept: text/html\r\n").starts_with("HTTP/1.1 503 ").then_some(());
+    wait("the page of the gate while the former process is drained", held);
+    site.write("task-may-end", "");
+    dev.serves(2);
+    assert_eq!(site.wait_for_file("task-ended"), "version 0");
+    assert!(dev.get("/version", "").ends_with("version 1"));
+}
+
 pub fn a_page_of_a_site_in_production_has_no_script() {
     let site = Site::new("production");
     let secret = "for this test only ".repeat(3);
-    let dev = Dev::start_with(&site, &[("ASIDE_ENV", "production"), ("ASIDE_SECRET", &secret)]);
+    let dev = Dev::start_with(&site, &[("ASIDE_ENV", "production"), ("ASIDE_SECRET", &secret)], &[]);
     dev.serves(1);
     let page = dev.get("/", "");
     assert!(page.contains("version 0") && !page.contains("<script"), "{page}");

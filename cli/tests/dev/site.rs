@@ -133,13 +133,14 @@ pub struct Dev {
 
 impl Dev {
     pub fn start(site: &Site) -> Dev {
-        Dev::start_with(site, &[])
+        Dev::start_with(site, &[], &[])
     }
 
-    /// Starts it with these variables.
-    pub fn start_with(site: &Site, variables: &[(&str, &str)]) -> Dev {
+    /// Starts it with these variables and arguments.
+    pub fn start_with(site: &Site, variables: &[(&str, &str)], arguments: &[&str]) -> Dev {
         let variables = variables.iter().copied();
-        let mut child = command(&site.0).env("ASIDE_ADDR", "127.0.0.1:0").envs(variables).spawn().unwrap();
+        let mut child =
+            command(&site.0).args(arguments).env("ASIDE_ADDR", "127.0.0.1:0").envs(variables).spawn().unwrap();
         let (errors, lines) = (child.stderr.take().unwrap(), Arc::<(Mutex<Vec<String>>, Condvar)>::default());
         let read = lines.clone();
         thread::spawn(move || {
