@@ -31,6 +31,16 @@ pub(super) fn set_triggers(db: &Connection, enabled: bool) -> Result<()> {
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, enabled).map(drop)
 }
 
+/// Records the highest id that was ever assigned in a file of an earlier version, which has it in SQLite's own table.
+pub(super) fn keep_last_id_of_sqlite(db: &Connection) -> Result<()> {
+    let has_ids = "SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'";
+    if db.prepare(has_ids)?.exists([])? {
+        let keep = "INSERT INTO aside_meta (key, value) SELECT 'last_id', seq FROM sqlite_sequence WHERE name = 'aside_jobs'";
+        db.execute(keep, [])?;
+    }
+    Ok(())
+}
+
 /// Enables the triggers of a connection if the application's tables have some, and returns true then. A borrower of the
 /// connection may write to these tables. Without such triggers, the prepared statements stay as they are.
 pub(super) fn enable_triggers_of_others(db: &Connection) -> Result<bool> {

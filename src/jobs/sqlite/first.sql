@@ -4,7 +4,7 @@ CREATE TABLE aside_meta (
 ) WITHOUT ROWID;
 
 -- Without AUTOINCREMENT, which writes one more page for each transaction that enqueues. No id is assigned twice all the same,
--- not even the id of a discarded job: see aside_jobs_newest.
+-- not even the id of a discarded job: see aside_jobs_newest. Files from before the fourth version have it, and keep it.
 -- state: 0 waiting, 1 scheduled, 2 running, 3 done, 4 dead, 5 cancelled.
 -- rank: the time from which the job waits, minus a minute for each point of priority. wait: the delay, if the due
 -- time was given as a delay. token: the number of claims. The payload is last, so that the columns before it are read
@@ -40,15 +40,8 @@ CREATE INDEX aside_jobs_waiting ON aside_jobs (queue, rank, id) WHERE state = 0;
 CREATE INDEX aside_jobs_due ON aside_jobs (due_at) WHERE state = 1;
 CREATE UNIQUE INDEX aside_jobs_unique ON aside_jobs (name, unique_key) WHERE unique_key IS NOT NULL AND state < 3;
 CREATE INDEX aside_jobs_ended ON aside_jobs (ended_at, id) WHERE state IN (3, 5);
--- By state and, like every index, by id: for lists and for running jobs, which are few. Without waiting jobs, so that a job
--- that is enqueued has one entry less.
-CREATE INDEX aside_jobs_state ON aside_jobs (state) WHERE state <> 0;
-
--- Records the highest id that was ever assigned, when its job is deleted. An engine's own connection does the same.
-CREATE TRIGGER aside_jobs_newest AFTER DELETE ON aside_jobs WHEN OLD.id > coalesce((SELECT max(id) FROM aside_jobs), 0) BEGIN
-    INSERT INTO aside_meta (key, value) VALUES ('last_id', OLD.id)
-        ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value);
-END;
+-- By state and, like every index, by id: for lists, counts and running jobs, which are few.
+CREATE INDEX aside_jobs_state ON aside_jobs (state);
 
 CREATE TABLE aside_failures (
     job INTEGER NOT NULL,

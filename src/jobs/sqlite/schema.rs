@@ -28,6 +28,9 @@ pub(super) const STEPS: &[&str] = &[
     include_str!("sixth.sql"),
 ];
 
+/// The version from which the highest id that was ever assigned is in `aside_meta`.
+const LAST_ID_SINCE: u32 = 4;
+
 /// The version from which dead jobs are in groups.
 const GROUPS_SINCE: u32 = 6;
 
@@ -246,6 +249,9 @@ fn migrate(transaction: &Transaction<'_>, found: u32, steps: &[&str]) -> rusqlit
     }
     for step in &steps[found as usize..] {
         transaction.execute_batch(step)?;
+    }
+    if (1..LAST_ID_SINCE).contains(&found) && newest(steps) >= LAST_ID_SINCE {
+        counts::keep_last_id_of_sqlite(transaction)?;
     }
     if (1..GROUPS_SINCE).contains(&found) && newest(steps) >= GROUPS_SINCE {
         groups::enter_all(transaction)?;

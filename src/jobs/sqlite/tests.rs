@@ -308,6 +308,23 @@ fn this_version_reads_jobs_of_the_third_version() {
     assert_eq!(take(&jobs, &worker).trace, None);
 }
 
+/// Earlier versions let SQLite keep the highest id.
+#[test]
+fn an_id_that_was_deleted_before_the_migration_is_not_assigned_again() {
+    let home = Home::new();
+    let first = schema::STEPS[0].replacen("id INTEGER PRIMARY KEY", "id INTEGER PRIMARY KEY AUTOINCREMENT", 1);
+    let steps = [&first, schema::STEPS[1], schema::STEPS[2]];
+    let third = schema::prepare(&Database::new(&home.path(), BUSY).unwrap(), &steps).unwrap();
+    let job = "INSERT INTO aside_jobs (state, rank, queue, name, priority, enqueued_at, due_at, label, payload)
+               VALUES (0, 0, 'default', 'a', 0, 0, 0, 'a', '{}')";
+    third.execute_batch(&format!("{job}; {job}; DELETE FROM aside_jobs WHERE id = 2")).unwrap();
+    drop(third);
+    let jobs = home.open();
+    assert_eq!(add(&jobs, "a"), 3);
+    home.connect().execute("DELETE FROM aside_jobs", []).unwrap();
+    assert_eq!(add(&jobs, "a"), 4);
+}
+
 /// A file of the fifth version has dead jobs without groups, and no counts.
 #[test]
 fn jobs_of_the_fifth_version_are_counted_and_grouped() {
