@@ -6,7 +6,7 @@ use aside::config::Mode;
 use aside::routing::get;
 use aside::testing::TestClient;
 use aside::{
-    App, Config, Error, Jobs, Json, Live, Request, Response, Result, Status, Task, TaskContext, context, redirect,
+    App, Config, Error, Jobs, Json, Live, Mail, Request, Response, Result, Status, Task, TaskContext, context, redirect,
 };
 use log::Level;
 
@@ -307,4 +307,42 @@ fn a_response_varies_by_the_language_that_its_handler_or_its_live_fragment_reads
     assert_eq!((page.text(), page.header("Vary")), ("de", Some("Accept-Language")));
     assert!(live.text().contains(">de</aside-live>") && live.header("Vary") == Some("Accept-Language"));
     assert_eq!((plain.text(), plain.header("Vary")), ("same for all", None));
+}
+
+#[test]
+fn all_templates_have_the_filters_globals_and_contexts_of_the_application() {
+    let shop = App::new()
+        .template_filter("money", |cents: i64| format!("{}.{:02} <€>", cents / 100, cents % 100))
+        .context_processor(|req| Ok(context! { at => req.path(), who => "processor" }));
+    let app = App::with_config(Config::default())
+        .template("page.html", "{{ price | money }} {{ site }} {{ at }} {{ who }} {{ path }}")
+        .template("mail.txt", "{{ 1250 | money }} for {{ site }}")
+        .template_global("site", "Darkroom & co")
+        .template_global("who", "global")
+        .context_processor(|_| Ok(context! { who => "earlier" }))
+        .mount("/shop", shop)
+        .get("/a", |req: &mut Request| req.render("page.html", context! { price => 1250 }))
+        .get("/b", |req: &mut Request| req.render("page.html", context! { price => 5, who => "page" }))
+        .post("/mail", |_req| {
+            Mail::to("ada@example.org").subject("Paid").template("mail.txt", context! {}).send();
+        });
+    let mut client = TestClient::new(app);
+    assert_eq!(client.get("/a").text(), "12.50 &lt;€&gt; Darkroom &amp; co /a processor /a");
+    assert_eq!(client.get("/b").text(), "0.05 &lt;€&gt; Darkroom &amp; co /b page /b");
+    client.post("/mail").send();
+    client.drain();
+    assert_eq!(client.outbox()[0].text.as_deref(), Some("12.50 <€> for Darkroom & co"));
+}
+
+/// The page of the error is rendered without what has failed.
+#[test]
+fn a_context_processor_that_fails_fails_the_page_with_its_error() {
+    let app = App::with_config(Config::default())
+        .template("page.html", "{{ user_name }}")
+        .template("404.html", "never")
+        .context_processor(|_| Err::<(), _>(Error::not_found("no such user")))
+        .get("/", |req: &mut Request| req.render("page.html", context! {}));
+    let response = TestClient::new(app).get("/");
+    assert_eq!(response.status_code().code(), 404);
+    assert!(response.text().contains("no such user") && response.text() != "never", "{response:?}");
 }

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, merge_maps};
+use minijinja::functions::Function;
+use minijinja::value::{Enumerator, FunctionArgs, FunctionResult, Kwargs, Object, ObjectRepr, merge_maps};
 use minijinja::{
     AutoEscape, Environment, ErrorKind, Output, State, TemplateSource, UndefinedBehavior, Value, escape_formatter,
     path_loader,
@@ -44,9 +45,13 @@ pub(crate) struct Templates {
     id: u64,
     environment: Environment<'static>,
     compiled_in: CompiledIn,
+    context_processors: Vec<ContextProcessor>,
     folder: Folder,
     reload: bool,
 }
+
+/// Returns values for a page from its request.
+type ContextProcessor = Box<dyn Fn(&mut Request) -> Result<Value> + Send + Sync>;
 
 /// The sources of templates that are not in the folder.
 type CompiledIn = Arc<Mutex<BTreeMap<String, Cow<'static, str>>>>;
@@ -77,12 +82,32 @@ impl Templates {
             Place::Disk(dir) => environment.set_loader(disk_loader(dir.clone(), compiled)),
             Place::Program(embedded) => environment.set_loader(program_loader(*embedded, compiled)),
         }
-        Templates { id, environment, compiled_in, folder, reload }
+        Templates { id, environment, compiled_in, context_processors: Vec::new(), folder, reload }
     }
 
     /// Returns the folder.
     pub(crate) fn folder(&self) -> &Folder {
         &self.folder
+    }
+
+    pub(crate) fn add_filter<F, Rv, Args>(&mut self, name: String, filter: F)
+    where
+        F: Function<Rv, Args>,
+        Rv: FunctionResult,
+        Args: for<'a> FunctionArgs<'a>,
+    {
+        self.environment.add_filter(name, filter);
+    }
+
+    pub(crate) fn add_global(&mut self, name: String, value: Value) {
+        self.environment.add_global(name, value);
+    }
+
+    pub(crate) fn add_context_processor<C: Serialize>(
+        &mut self,
+        process: impl Fn(&mut Request) -> Result<C> + Send + Sync + 'static,
+    ) {
+        self.context_processors.push(Box::new(move |req| map(process(req)?)));
     }
 
     /// Adds a compiled-in template: `include_str!("../../templates/page.html")`.
@@ -280,7 +305,9 @@ impl Request {
     /// `path` (of this request), `request_id`, `url_for(name, …)` ([`url_for`](Request::url_for)), `csp_nonce`
     /// ([`csp_nonce`](Request::csp_nonce)), [`once()`](Request::once) for a form that must not be processed twice and
     /// `live(name)` for a part of the page that is updated while it is open ([`App::live`](crate::App::live)). A value
-    /// of the same name in the context takes precedence. `{{ static('app.css') }}` is the URL of a file of
+    /// of the same name in the context takes precedence. The application adds its own
+    /// [filters](crate::App::template_filter), [globals](crate::App::template_global) and values of the request
+    /// ([`context_processor`](crate::App::context_processor)). `{{ static('app.css') }}` is the URL of a file of
     /// [`App::static_files`](crate::App::static_files) with a hash of its content, `/static/app.css?v=…`, which a
     /// browser caches until the file changes; a missing file is an error.
     ///
@@ -294,7 +321,12 @@ impl Request {
     pub fn render(&mut self, name: &str, context: impl Serialize) -> Result<Response> {
         let templates = templates_of(self).or_here()?;
         let provided = Arc::new(Provided::of(self));
-        let context = merge_maps([Value::from_dyn_object(Arc::clone(&provided)), map(context).or_here()?]);
+        let mut contexts = vec![Value::from_dyn_object(Arc::clone(&provided))];
+        for process in &templates.context_processors {
+            contexts.push(process(self).or_here()?);
+        }
+        contexts.push(map(context).or_here()?);
+        let context = merge_maps(contexts);
         let page =
             live_function::with_function(self, |live| templates.render(name, merge_maps([live, context]))).or_here()?;
         provided.session_view.note(self);

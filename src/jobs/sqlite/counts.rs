@@ -35,7 +35,8 @@ pub(super) fn set_triggers(db: &Connection, enabled: bool) -> Result<()> {
 pub(super) fn keep_last_id_of_sqlite(db: &Connection) -> Result<()> {
     let has_ids = "SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'";
     if db.prepare(has_ids)?.exists([])? {
-        let keep = "INSERT INTO aside_meta (key, value) SELECT 'last_id', seq FROM sqlite_sequence WHERE name = 'aside_jobs'";
+        let keep =
+            "INSERT INTO aside_meta (key, value) SELECT 'last_id', seq FROM sqlite_sequence WHERE name = 'aside_jobs'";
         db.execute(keep, [])?;
     }
     Ok(())
