@@ -94,7 +94,8 @@ fn each<'t>(text: &'t str, mut pass: impl FnMut(Piece<'t>)) {
 mod tests {
     use super::*;
 
-    const ERROR: &str = "\x1b[1m\x1b[91merror[E0425]\x1b[0m\x1b[1m: cannot find `x<y>`\x1b[0m\n \x1b[1m\x1b[38;5;12m-->\x1b[0m src/main.rs:3:5\n";
+    const ERROR: &str = "\x1b[1m\x1b[91merror[E0425]\x1b[0m\x1b[1m: cannot find `x<y>`\x1b[0m\n\
+         \x20\x1b[1m\x1b[38;5;12m-->\x1b[0m src/main.rs:3:5\n";
 
     #[test]
     fn colored_text_becomes_plain_text() {

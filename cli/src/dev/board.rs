@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub struct State {
     /// True while a process of the site serves.
     pub serves: bool,
-    /// The build that it runs.
+    /// The number of that process.
     pub build: u64,
     /// When a file that pages are made of changed last, in milliseconds since 1970.
     pub changed: u64,

@@ -187,7 +187,8 @@ mod tests {
 
     #[test]
     fn progress_is_told_from_messages() {
-        let output = "\x1b[1m\x1b[92m   Compiling\x1b[0m shop v0.1.0\n    Building [==>   ] 12/40: serde\r\x1b[K\x1b[1m\x1b[91merror\x1b[0m: no\n --> src/main.rs:1:1\n";
+        let output = "\x1b[1m\x1b[92m   Compiling\x1b[0m shop v0.1.0\n    Building [==>   ] 12/40: serde\r\
+                      \x1b[K\x1b[1m\x1b[91merror\x1b[0m: no\n --> src/main.rs:1:1\n";
         let steps = RefCell::new(Vec::new());
         let messages = read_messages(output.as_bytes(), |step| steps.borrow_mut().push(step.to_owned()));
         assert_eq!(*steps.borrow(), ["Compiling shop v0.1.0", "Building [==>   ] 12/40: serde"]);
@@ -196,7 +197,8 @@ mod tests {
 
     #[test]
     fn errors_are_shown_without_the_warnings() {
-        let messages = "warning: unused\n --> src/a.rs:1:1\n\n\x1b[91merror[E1]\x1b[0m: no\n --> src/a.rs:2:1\n\nerror: could not compile\n";
+        let messages = "warning: unused\n --> src/a.rs:1:1\n\n\
+                        \x1b[91merror[E1]\x1b[0m: no\n --> src/a.rs:2:1\n\nerror: could not compile\n";
         assert_eq!(errors(messages), "\x1b[91merror[E1]\x1b[0m: no\n --> src/a.rs:2:1\n\nerror: could not compile");
         assert_eq!(errors("failed to parse\n"), "failed to parse");
     }

@@ -23,7 +23,7 @@ pub enum Event {
     Changed(Changes),
     /// The build with this number has ended.
     Built(u64, Outcome),
-    /// The process of the build with this number has made a step.
+    /// The process with this number has made a step.
     Site(u64, Step),
 }
 
@@ -41,8 +41,10 @@ pub struct Parts {
 
 pub struct Session {
     parts: Parts,
-    /// The number of the last build. It begins with the time, so that pages of a former session differ.
-    number: u64,
+    /// The number of the last build.
+    builds: u64,
+    /// The number of the last process. It begins with the time, so that pages of a former session differ.
+    starts: u64,
     build: Option<CargoBuild>,
     began: Instant,
     /// The process that is starting, the one that serves, and those that are being stopped.
@@ -61,7 +63,8 @@ impl Session {
     pub fn new(parts: Parts) -> Session {
         Session {
             parts,
-            number: board::now(),
+            builds: 0,
+            starts: board::now(),
             build: None,
             began: Instant::now(),
             starting: None,
@@ -84,9 +87,9 @@ impl Session {
             match events.recv() {
                 Ok(Event::Stop) | Err(_) => break,
                 Ok(Event::Changed(changes)) => ran = self.changed(changes),
-                Ok(Event::Built(number, outcome)) if number == self.number => ran = self.built(outcome),
+                Ok(Event::Built(number, outcome)) if number == self.builds => ran = self.built(outcome),
                 Ok(Event::Built(..)) => {}
-                Ok(Event::Site(build, step)) => ran = self.step(build, step),
+                Ok(Event::Site(number, step)) => ran = self.step(number, step),
             }
         }
         self.stop(events);
@@ -111,14 +114,14 @@ impl Session {
     /// Starts a build, in place of one that runs.
     fn start_build(&mut self) -> io::Result<()> {
         self.build.take().into_iter().for_each(CargoBuild::cancel);
-        self.number += 1;
+        self.builds += 1;
         self.began = Instant::now();
         self.parts.watched.is_building.store(true, Ordering::Release);
         self.parts.board.update(|state| {
             state.problem = None;
             state.progress = "Building".to_owned();
         });
-        let (number, tell, board) = (self.number, self.parts.tell.clone(), self.parts.board.clone());
+        let (number, tell, board) = (self.builds, self.parts.tell.clone(), self.parts.board.clone());
         let progress = move |step: &str| board.update(|state| state.progress = escape(step));
         let end = move |outcome| drop(tell.send(Event::Built(number, outcome)));
         let started = CargoBuild::start(&self.parts.root, &self.parts.options.cargo, progress, end);
@@ -163,17 +166,7 @@ impl Session {
             return Ok(());
         }
         self.parts.board.update(|state| state.progress = "Starting".to_owned());
-        let start = Start {
-            program: &program,
-            arguments: &self.parts.options.site,
-            root: &self.parts.root,
-            listener: &self.parts.listener,
-            events: self.parts.events_port,
-            build: self.number,
-            is_colored: cargo_build::is_colored(),
-        };
-        let (build, tell) = (self.number, self.parts.tell.clone());
-        match SiteProcess::start(&start, move |step| drop(tell.send(Event::Site(build, step)))) {
+        match self.start_process(&program) {
             Ok(site) => {
                 self.starting = Some(site);
                 self.started = Some((program, modified));
@@ -181,6 +174,21 @@ impl Session {
             Err(error) => self.fail("The site does not start", &error.to_string()),
         }
         Ok(())
+    }
+
+    fn start_process(&mut self, program: &Path) -> io::Result<SiteProcess> {
+        self.starts += 1;
+        let start = Start {
+            program,
+            arguments: &self.parts.options.site,
+            root: &self.parts.root,
+            listener: &self.parts.listener,
+            events: self.parts.events_port,
+            number: self.starts,
+            is_colored: cargo_build::is_colored(),
+        };
+        let (number, tell) = (self.starts, self.parts.tell.clone());
+        SiteProcess::start(&start, move |step| drop(tell.send(Event::Site(number, step))))
     }
 
     /// Stops the process that serves. Returns true if a process has not ended yet.
@@ -203,13 +211,13 @@ impl Session {
         self.stopping.extend(self.starting.take().inspect(SiteProcess::stop));
     }
 
-    fn step(&mut self, build: u64, step: Step) -> io::Result<()> {
-        let is_starting = self.starting.as_ref().is_some_and(|site| site.build == build);
+    fn step(&mut self, number: u64, step: Step) -> io::Result<()> {
+        let is_starting = self.starting.as_ref().is_some_and(|site| site.number == number);
         match step {
             Step::Prepared if is_starting => self.hand_over(),
             Step::Serves if is_starting => self.serves(),
             Step::Prepared | Step::Serves => {}
-            Step::Ended { status, lines } => return self.ended(build, &status, &lines),
+            Step::Ended { status, lines } => return self.ended(number, &status, &lines),
         }
         Ok(())
     }
@@ -226,32 +234,32 @@ impl Session {
         self.is_handed_over = false;
         self.stopping.extend(self.serving.take().inspect(SiteProcess::stop));
         self.serving = self.starting.take();
-        let build = self.serving.as_ref().map_or(0, |site| site.build);
-        say(&format!("the site serves, {:.1} s after the change", self.began.elapsed().as_secs_f64()));
+        let number = self.serving.as_ref().map_or(0, |site| site.number);
+        say(&format!("the site serves after {:.1} s", self.began.elapsed().as_secs_f64()));
         let is_building = self.build.is_some();
         self.parts.board.update(|state| {
-            (state.serves, state.build) = (true, build);
+            (state.serves, state.build) = (true, number);
             if !is_building {
                 state.progress = String::new();
             }
         });
     }
 
-    fn ended(&mut self, build: u64, status: &str, lines: &str) -> io::Result<()> {
-        self.stopping.retain(|site| site.build != build);
+    fn ended(&mut self, number: u64, status: &str, lines: &str) -> io::Result<()> {
+        self.stopping.retain(|site| site.number != number);
         if self.stopping.is_empty()
             && let Some(program) = self.waiting.take()
         {
             return self.start_site(program);
         }
-        let title = if self.starting.take_if(|site| site.build == build).is_some() {
+        let title = if self.starting.take_if(|site| site.number == number).is_some() {
             self.started = None;
             if std::mem::take(&mut self.is_handed_over) {
                 // The former process accepts no more connections.
                 self.stopping.extend(self.serving.take().inspect(SiteProcess::stop));
             }
             format!("The site does not start ({status})")
-        } else if self.serving.take_if(|site| site.build == build).is_some() {
+        } else if self.serving.take_if(|site| site.number == number).is_some() {
             format!("The site has ended ({status}); it starts again after the next change")
         } else {
             return Ok(());
@@ -272,7 +280,7 @@ impl Session {
         sites.iter().for_each(SiteProcess::stop);
         while !sites.is_empty() {
             match events.recv() {
-                Ok(Event::Site(build, Step::Ended { .. })) => sites.retain(|site| site.build != build),
+                Ok(Event::Site(number, Step::Ended { .. })) => sites.retain(|site| site.number != number),
                 Ok(Event::Stop) | Err(_) => return sites.iter().for_each(SiteProcess::kill),
                 Ok(_) => {}
             }

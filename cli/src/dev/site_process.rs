@@ -58,13 +58,14 @@ pub struct Start<'s> {
     pub listener: &'s TcpListener,
     /// The port of the event stream.
     pub events: u16,
-    pub build: u64,
+    /// The number of the process, which its pages have, so that they notice the next one.
+    pub number: u64,
     /// True if standard error is a terminal with colors, so that the log keeps them.
     pub is_colored: bool,
 }
 
 pub struct SiteProcess {
-    pub build: u64,
+    pub number: u64,
     child: Arc<Mutex<Child>>,
     group: u32,
     stream: UnixStream,
@@ -93,7 +94,7 @@ impl SiteProcess {
             wait_for(&passes_on);
             report(Step::Ended { status, lines: last_lines(&lines) });
         });
-        Ok(SiteProcess { build: start.build, child, group, stream, released })
+        Ok(SiteProcess { number: start.number, child, group, stream, released })
     }
 
     /// Tells a prepared process to accept connections.
@@ -137,7 +138,7 @@ fn command(start: &Start<'_>, stdin: UnixStream) -> Command {
 }
 
 fn send(stream: &UnixStream, start: &Start<'_>) -> io::Result<()> {
-    let message = format!("{OWNER}{} {}", start.events, start.build);
+    let message = format!("{OWNER}{} {}", start.events, start.number);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let sockets = [start.listener.as_fd()];

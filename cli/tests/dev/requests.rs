@@ -59,7 +59,10 @@ pub fn a_running_task_is_drained_while_the_new_build_serves() {
 pub fn a_site_that_only_one_process_can_open_is_stopped_first() {
     let site = Site::new("one-process");
     // As a database does that is locked by the process which has opened it.
-    site.edit("src/main.rs", "    App::with_config", "    let lock = std::fs::File::create(\"lock\")?;\n    lock.try_lock().expect(\"the lock\");\n    App::with_config");
+    let lock = r#"    let lock = std::fs::File::create("lock")?;
+    lock.try_lock().expect("the lock");
+    App::with_config"#;
+    site.edit("src/main.rs", "    App::with_config", lock);
     let dev = Dev::start_with(&site, &[], &["--stop-first"]);
     dev.serves(1);
     dev.post("/task", "", "");

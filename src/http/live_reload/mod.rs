@@ -22,7 +22,7 @@ const CSP: &str = "Content-Security-Policy";
 pub(crate) struct LiveReload {
     /// The port of the event stream.
     port: u16,
-    /// The build that this process runs. Pages of another build are reloaded.
+    /// The number of this process, which runs one build. Pages of another one are reloaded.
     build: u64,
 }
 
@@ -54,7 +54,8 @@ impl LiveReload {
         // In milliseconds, as JavaScript has the time. `aside dev` has the same clock.
         let rendered = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         format!(
-            r#"<script nonce="{nonce}" data-port="{port}" data-build="{build}" data-rendered="{rendered}" data-reloads="{reloads}">{SCRIPT}</script>"#
+            r#"<script nonce="{nonce}" data-port="{port}" data-build="{build}" {}>{SCRIPT}</script>"#,
+            format_args!(r#"data-rendered="{rendered}" data-reloads="{reloads}""#)
         )
     }
 
