@@ -1,11 +1,10 @@
 //! Accounts of users: sign up, log in, log out, and a page for users only.
 
-use aside::jobs::rusqlite::OptionalExtension;
+use aside::mail::is_address;
 use aside::routing::{Rate, RateLimit};
+use aside::sqlite::Db;
 use aside::{Error, Form, Request, Response, Result, context, password, redirect, redirect_or};
 use serde::Deserialize;
-
-use crate::db::Db;
 
 /// The fewest characters of a password, as NIST and OWASP recommend without a second factor.
 const MIN_PASSWORD: usize = 12;
@@ -45,7 +44,7 @@ pub fn sign_up(req: &mut Request) -> Result<Response> {
     let mut form: Form<Credentials> = req.submitted()?;
     let too_short = format!("At least {MIN_PASSWORD} characters.");
     form.require(&["email", "password"])
-        .check("email", |new| new.email.contains('@'), "This is not an email address.")
+        .check("email", |new| is_address(&new.email), "This is not an email address.")
         .check("password", |new| new.password.chars().count() >= MIN_PASSWORD, too_short)
         .check("password", |new| new.password.len() <= 1_024, "At most 1,024 bytes.");
     let id = match form.value() {
@@ -124,21 +123,20 @@ fn insert(db: &Db, new: &Credentials) -> Result<Option<i64>> {
     let values = (new.email.trim(), password::hash(&new.password)?);
     let insert = "INSERT INTO users (email, password) VALUES (?, ?)
         ON CONFLICT DO NOTHING RETURNING id";
-    Ok(db.lock().query_row(insert, values, |row| row.get("id")).optional()?)
+    let id: Option<(i64,)> = db.row(insert, values)?;
+    Ok(id.map(|(id,)| id))
 }
 
 fn user_with(db: &Db, email: &str) -> Result<Option<User>> {
     let query = "SELECT id, password FROM users WHERE email = ?";
-    let user = db.lock().query_row(query, [email], |row| {
-        Ok(User { id: row.get("id")?, password: row.get("password")? })
-    });
-    Ok(user.optional()?)
+    let user: Option<(i64, String)> = db.row(query, [email])?;
+    Ok(user.map(|(id, password)| User { id, password }))
 }
 
 fn email_of(db: &Db, id: i64) -> Result<String> {
     let query = "SELECT email FROM users WHERE id = ?";
-    let email = db.lock().query_row(query, [id], |row| row.get("email")).optional()?;
-    email.ok_or_else(|| Error::forbidden("This account does not exist."))
+    let email: Option<(String,)> = db.row(query, [id])?;
+    email.map(|(email,)| email).ok_or_else(|| Error::forbidden("This account does not exist."))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A form that becomes a mail to the owner of the site.
 
+use aside::mail::is_address;
 use aside::{Form, Mail, Request, Response, Result, context, redirect};
 use serde::Deserialize;
 
@@ -54,11 +55,6 @@ fn mail_to(owner: &Owner, inquiry: &Inquiry) -> Mail {
         .reply_to(email)
         .subject(format!("Message from {email}"))
         .template("mail/contact.txt", context! { email, message })
-}
-
-fn is_address(text: &str) -> bool {
-    let is_part = |part: &str| !part.is_empty() && !part.contains(char::is_whitespace);
-    text.split_once('@').is_some_and(|(local, domain)| is_part(local) && is_part(domain))
 }
 
 #[cfg(test)]

@@ -1,11 +1,9 @@
 //! The database of the site, an SQLite file.
 
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use aside::Result;
-use aside::jobs::rusqlite::{Connection, TransactionBehavior};
+use aside::sqlite::Db;
 
 /// The name of the file in the folder of the site's data.
 pub const FILE: &str = "site.db";
@@ -43,35 +41,7 @@ const MIGRATIONS: &[&str] = &[
     // Add new ones here, and never change an old one.
 ];
 
-/// The connection to the database. SQLite has one writer at a time anyway, and the queries of a
-/// small site take microseconds.
-pub struct Db(Mutex<Connection>);
-
-impl Db {
-    /// Opens the database in this folder, and applies the missing migrations.
-    pub fn open(data: &Path) -> Result<Db> {
-        let mut connection = Connection::open(data.join(FILE))?;
-        connection.busy_timeout(Duration::from_secs(5))?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "foreign_keys", true)?;
-        migrate(&mut connection)?;
-        Ok(Db(Mutex::new(connection)))
-    }
-
-    /// Waits for the connection. Hold it for short work only, since other requests wait for it.
-    pub fn lock(&self) -> MutexGuard<'_, Connection> {
-        // A panic under the lock leaves no transaction open: the connection can still be used.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Applies the missing migrations in one transaction, once, even if two processes start together.
-fn migrate(connection: &mut Connection) -> Result<()> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let applied: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    for (number, migration) in (1..).zip(MIGRATIONS).skip(applied as usize) {
-        transaction.execute_batch(migration)?;
-        transaction.pragma_update(None, "user_version", number)?;
-    }
-    Ok(transaction.commit()?)
+/// Opens the database in this folder, and applies the missing migrations.
+pub fn open(data: &Path) -> Result<Db> {
+    Db::open(data.join(FILE), MIGRATIONS)
 }

@@ -6,8 +6,7 @@ use aside::{Jobs, Result};
 
 use crate::db;
 
-/// Opens the store of the jobs. Call it before `Db::open`: it creates the file so that only the
-/// site's user can read it.
+/// Opens the store of the jobs, which is in the file of the database.
 pub fn open(data: &Path) -> Result<Jobs> {
     let jobs = Jobs::sqlite(data.join(db::FILE))?;
     Ok(jobs.register::<__job__>())

@@ -29,8 +29,6 @@ use std::path::Path;
 use aside::routing::{Rate, get, post};
 use aside::{App, Config, Result, embed};
 
-use db::Db;
-
 fn main() -> Result<()> {
     app(Config::from_env()?, Path::new("data"))?.main()
 }
@@ -42,7 +40,7 @@ fn app(config: Config, data: &Path) -> Result<App> {
 %% if jobs
         .jobs(jobs::open(data)?)
 %% end
-        .state(Db::open(data)?)
+        .state(db::open(data)?)
 %% if login
         .state(account::Attempts::default())
 %% end

@@ -1,10 +1,8 @@
 //! Messages of visitors: a form with errors beside its fields.
 
-use aside::jobs::rusqlite::{self, Row};
+use aside::sqlite::Db;
 use aside::{Form, Request, Response, Result, context, redirect};
 use serde::{Deserialize, Serialize};
-
-use crate::db::Db;
 
 /// The number of messages on the page.
 const SHOWN: u32 = 50;
@@ -44,20 +42,14 @@ pub fn add(req: &mut Request) -> Result<Response> {
 
 /// Returns the newest messages first.
 fn latest(db: &Db) -> Result<Vec<Message>> {
-    let connection = db.lock();
     let query = "SELECT name, text FROM messages ORDER BY id DESC LIMIT ?";
-    let mut query = connection.prepare(query)?;
-    let messages = query.query_map([SHOWN], message_of)?;
-    Ok(messages.collect::<rusqlite::Result<_>>()?)
-}
-
-fn message_of(row: &Row<'_>) -> rusqlite::Result<Message> {
-    Ok(Message { name: row.get("name")?, text: row.get("text")? })
+    let messages: Vec<(String, String)> = db.rows(query, [SHOWN])?;
+    Ok(messages.into_iter().map(|(name, text)| Message { name, text }).collect())
 }
 
 fn insert(db: &Db, message: &Message) -> Result<()> {
     let values = (&message.name, &message.text);
-    db.lock().execute("INSERT INTO messages (name, text) VALUES (?, ?)", values)?;
+    db.execute("INSERT INTO messages (name, text) VALUES (?, ?)", values)?;
     Ok(())
 }
 

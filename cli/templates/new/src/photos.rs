@@ -3,11 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use aside::image::{Fit, resize};
-use aside::jobs::rusqlite::{self, Row};
+use aside::sqlite::Db;
 use aside::{Form, Request, Response, Result, Upload, context, redirect};
 use serde::{Deserialize, Serialize};
-
-use crate::db::Db;
 
 /// The number of photos on the page.
 const SHOWN: u32 = 50;
@@ -69,7 +67,7 @@ pub fn add(req: &mut Request) -> Result<Response> {
         Err(form) => return page(req, &form),
     };
     let (db, folder) = (req.state::<Db>(), req.state::<Folder>());
-    let id = insert(&db, &new.title)?;
+    let id = db.insert("INSERT INTO photos (title) VALUES (?)", [&new.title])?;
     req.flash("success", "Thank you! The photo is here in a moment.");
     let response = redirect(&req.url_for("photos", &[])?);
     Ok(response.background(move || prepare(&db, &folder, id, &new.photo)))
@@ -83,27 +81,15 @@ fn prepare(db: &Db, folder: &Folder, id: i64, upload: &Upload) -> Result<()> {
         Ok(_) => "UPDATE photos SET is_ready = 1 WHERE id = ?",
         Err(_) => "DELETE FROM photos WHERE id = ?",
     };
-    db.lock().execute(change, [id])?;
+    db.execute(change, [id])?;
     resized.map(drop) // an error is logged
 }
 
 /// Returns the newest photos first, without those that are not ready.
 fn latest(db: &Db) -> Result<Vec<Photo>> {
-    let connection = db.lock();
     let query = "SELECT id, title FROM photos WHERE is_ready ORDER BY id DESC LIMIT ?";
-    let mut query = connection.prepare(query)?;
-    let photos = query.query_map([SHOWN], photo_of)?;
-    Ok(photos.collect::<rusqlite::Result<_>>()?)
-}
-
-fn photo_of(row: &Row<'_>) -> rusqlite::Result<Photo> {
-    Ok(Photo { id: row.get("id")?, title: row.get("title")? })
-}
-
-fn insert(db: &Db, title: &str) -> Result<i64> {
-    let connection = db.lock();
-    connection.execute("INSERT INTO photos (title) VALUES (?)", [title])?;
-    Ok(connection.last_insert_rowid())
+    let photos: Vec<(i64, String)> = db.rows(query, [SHOWN])?;
+    Ok(photos.into_iter().map(|(id, title)| Photo { id, title }).collect())
 }
 
 #[cfg(test)]

@@ -1,10 +1,9 @@
 //! Reports on the messages, which a job makes.
 
-use aside::jobs::rusqlite::{self, Connection, Row};
+use aside::jobs::rusqlite::{self, Connection};
+use aside::sqlite::Db;
 use aside::{Job, Request, Response, Result, TaskContext, context, redirect};
 use serde::{Deserialize, Serialize};
-
-use crate::db::Db;
 
 /// The number of reports on the page.
 const SHOWN: u32 = 20;
@@ -53,28 +52,20 @@ pub fn show(req: &mut Request) -> Result<Response> {
 
 /// `POST /reports`: stores the report and its job together, or neither.
 pub fn order(req: &mut Request) -> Result<Response> {
-    let db = req.state::<Db>();
-    let mut connection = db.lock();
-    let transaction = connection.transaction()?;
-    transaction.execute("INSERT INTO reports DEFAULT VALUES", [])?;
-    let report = transaction.last_insert_rowid();
-    req.enqueue_in(&transaction, MakeReport { report })?;
-    transaction.commit()?;
+    req.state::<Db>().transaction(|db| {
+        db.execute("INSERT INTO reports DEFAULT VALUES", [])?;
+        req.enqueue_in(db, MakeReport { report: db.last_insert_rowid() })
+    })?;
     req.flash("success", "The report is on its way: reload the page in a moment.");
     Ok(redirect(&req.url_for("reports", &[])?))
 }
 
 /// Returns the newest reports first.
 fn latest(db: &Db) -> Result<Vec<Report>> {
-    let connection = db.lock();
     let query = "SELECT id, messages, words FROM reports ORDER BY id DESC LIMIT ?";
-    let mut query = connection.prepare(query)?;
-    let reports = query.query_map([SHOWN], report_of)?;
-    Ok(reports.collect::<rusqlite::Result<_>>()?)
-}
-
-fn report_of(row: &Row<'_>) -> rusqlite::Result<Report> {
-    Ok(Report { id: row.get("id")?, messages: row.get("messages")?, words: row.get("words")? })
+    let reports: Vec<(i64, Option<i64>, Option<i64>)> = db.rows(query, [SHOWN])?;
+    let report = |(id, messages, words)| Report { id, messages, words };
+    Ok(reports.into_iter().map(report).collect())
 }
 
 #[cfg(test)]
