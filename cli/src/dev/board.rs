@@ -86,10 +86,11 @@ impl Board {
         (!time.timed_out()).then(|| state.clone())
     }
 
-    /// Waits until a process of the site serves.
-    pub fn wait_until_served(&self) {
+    /// Waits until a process of the site serves, at most for this time. Returns true if one serves.
+    pub fn wait_until_served(&self, most: Duration) -> bool {
         let waits = |state: &mut (u64, State)| !state.1.serves;
-        drop(self.changed.wait_while(self.lock(), waits));
+        let waited = self.changed.wait_timeout_while(self.lock(), most, waits);
+        waited.unwrap_or_else(PoisonError::into_inner).0.1.serves
     }
 
     fn lock(&self) -> MutexGuard<'_, (u64, State)> {

@@ -31,6 +31,9 @@ const STATUS: [&str; 14] = [
 /// The most bytes of messages that are kept.
 const MOST: usize = 256 << 10;
 
+/// The most bytes of a line of them.
+const LONGEST_LINE: usize = 4 << 10;
+
 /// The outcome of a build: its programs, or the messages of Cargo, with colors.
 pub type Outcome = Result<Vec<PathBuf>, String>;
 
@@ -78,6 +81,9 @@ fn command(folder: &Path, options: &[String]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
         .arg("build")
+        // Without its manifest, a site below another package would have that one built.
+        .arg("--manifest-path")
+        .arg(folder.join("Cargo.toml"))
         .args(options)
         .args(["--color", "always", "--message-format", "json-render-diagnostics"])
         .current_dir(folder)
@@ -129,12 +135,30 @@ fn read_messages(output: impl Read, progress: impl Fn(&str)) -> String {
         let first = plain.split_whitespace().next().unwrap_or_default();
         match STATUS.contains(&first) {
             true => progress(plain.trim()),
-            false if end == b'\n' && kept.len() < MOST => kept.extend([text.trim_start_matches("\x1b[K"), "\n"]),
+            false if end == b'\n' => keep(&mut kept, text.trim_start_matches("\x1b[K")),
             false => {}
         }
         line.clear();
     }
     kept
+}
+
+/// Keeps a line. If there are too many, the last ones and the errors are left.
+fn keep(kept: &mut String, line: &str) {
+    kept.extend([start(line, LONGEST_LINE), "\n"]);
+    if kept.len() > MOST {
+        let least = start(kept, MOST - MOST / 4);
+        let last = least.rfind("\n\n").filter(|at| *at > MOST / 2).unwrap_or(least.len());
+        let (former, last) = kept.split_at(last);
+        let former = only_errors(former);
+        *kept = format!("{}\n\n{last}", start(&former, MOST / 2));
+    }
+}
+
+/// Returns the text up to this number of bytes, without a part of a character.
+fn start(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or_default()]
 }
 
 /// Returns true if standard error is a terminal that shows colors.
@@ -158,13 +182,21 @@ fn next_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> Option<u8> {
 
 /// Returns the errors among the messages, which blank lines separate. Without one, returns all.
 pub fn errors(messages: &str) -> String {
-    let blocks = messages.trim_matches('\n').split("\n\n");
-    let is_error = |block: &&str| ansi::plain(block).trim_start().starts_with("error");
-    let errors: Vec<&str> = blocks.filter(is_error).collect();
-    match errors.is_empty() {
-        true => messages.trim_matches('\n').to_owned(),
-        false => errors.join("\n\n"),
+    match only_errors(messages) {
+        errors if errors.is_empty() => messages.trim_matches('\n').to_owned(),
+        errors => errors,
     }
+}
+
+/// Returns the messages that begin with `error`: each with its source lines and its causes, up to the next message.
+fn only_errors(messages: &str) -> String {
+    let mut is_error = false;
+    let lines = messages.trim_matches('\n').split_inclusive('\n').filter(|line| {
+        let text = ansi::plain(line);
+        is_error = text.starts_with("error") || (is_error && !text.starts_with("warning"));
+        is_error
+    });
+    lines.collect::<String>().trim_end_matches('\n').to_owned()
 }
 
 #[cfg(test)]
@@ -201,5 +233,29 @@ mod tests {
                         \x1b[91merror[E1]\x1b[0m: no\n --> src/a.rs:2:1\n\nerror: could not compile\n";
         assert_eq!(errors(messages), "\x1b[91merror[E1]\x1b[0m: no\n --> src/a.rs:2:1\n\nerror: could not compile");
         assert_eq!(errors("failed to parse\n"), "failed to parse");
+        let script = "error: failed to run custom build command\n\nCaused by:\n  a panic in build.rs";
+        assert_eq!(errors(&format!("warning: unused manifest key\n{script}\nwarning: build failed\n")), script);
+    }
+
+    #[test]
+    fn errors_are_kept_before_and_after_many_warnings() {
+        let mut kept = String::new();
+        let warnings = |kept: &mut String| {
+            for number in 0..20_000 {
+                keep(kept, &format!("warning: {number} is unused, and has a long text\n --> src/main.rs:1:1\n"));
+            }
+        };
+        keep(&mut kept, "error: the first\n --> src/main.rs:2:2\n");
+        warnings(&mut kept);
+        keep(&mut kept, "error: the second\n --> src/main.rs:3:3\n");
+        warnings(&mut kept);
+        keep(&mut kept, &format!("error: the third {}", "é".repeat(MOST)));
+        let errors = errors(&kept);
+        for error in ["the first", "the second", "the third"] {
+            assert!(errors.contains(error), "{error}");
+        }
+        assert!(kept.len() <= MOST && !errors.contains("unused"));
+        (0..2_000).for_each(|_| keep(&mut kept, &"one line ".repeat(100)));
+        assert!(kept.len() <= MOST);
     }
 }

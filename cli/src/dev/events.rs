@@ -2,13 +2,13 @@
 //! browser has for the site, and none of the site's live streams.
 
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use super::board::Board;
-use super::request_head::RequestHead;
+use super::request_head::{RequestHead, host, is_fixed};
 
 /// How often something is written, to notice that a page was left.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -62,31 +62,8 @@ fn follow(mut stream: &TcpStream, board: &Board) -> io::Result<()> {
 fn allowed_origin(head: &RequestHead) -> Option<String> {
     let origin = head.header("origin")?;
     let of_page = host(origin.split_once("://")?.1);
-    let is_fixed = |host: &str| {
-        let is_local = host == "localhost" || host.ends_with(".localhost");
-        let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        is_local || host.parse::<Ipv4Addr>().is_ok() || v6.is_some_and(|host| host.parse::<Ipv6Addr>().is_ok())
-    };
     let is_same = head.header("host").is_some_and(|own| host(&own) == of_page);
     (is_same && is_fixed(of_page)).then(|| origin.clone())
-}
-
-/// Returns the host without its port.
-fn host(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => authority,
-    }
-}
-
-/// Returns the address on which a client of this machine reaches a server that listens on this one.
-pub fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        ip if !ip.is_unspecified() => ip,
-        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! forwarded byte for byte.
 
 use std::io::{self, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,6 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::board::Board;
-use super::events::reachable;
 use super::page;
 use super::request_head::RequestHead;
 
@@ -24,10 +23,17 @@ const MOST_HELD: usize = 200;
 /// How long the gate then waits until it looks for a free thread.
 const FULL: Duration = Duration::from_millis(50);
 
+/// How often a held connection is checked, so that one whose client has left takes no place.
+const CHECK: Duration = Duration::from_millis(500);
+
+/// The longest time without a byte until the end of a head.
+const SILENCE: Duration = Duration::from_secs(10);
+
 /// What the threads of the connections share.
 struct Shared {
     board: Arc<Board>,
-    site: SocketAddr,
+    /// The port of the site.
+    site: u16,
     /// The port of the event stream.
     events: u16,
     held: AtomicUsize,
@@ -47,8 +53,8 @@ struct Open {
 }
 
 impl Gate {
-    pub fn new(listener: Arc<TcpListener>, site: SocketAddr, events: u16, board: Arc<Board>) -> Gate {
-        let shared = Shared { board, site: reachable(site), events, held: AtomicUsize::new(0) };
+    pub fn new(listener: Arc<TcpListener>, site: u16, events: u16, board: Arc<Board>) -> Gate {
+        let shared = Shared { board, site, events, held: AtomicUsize::new(0) };
         Gate { listener, shared: Arc::new(shared), open: None }
     }
 
@@ -105,27 +111,53 @@ fn hold(stream: TcpStream, shared: &Arc<Shared>) {
 
 fn serve(mut stream: &TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_nonblocking(false)?; // macOS inherits the mode of the listener
+    stream.set_read_timeout(Some(SILENCE))?;
     let head = RequestHead::read(stream)?;
+    stream.set_read_timeout(None)?;
     if head.0.is_empty() {
         return Ok(());
     }
     let state = shared.board.state();
     if !state.serves && head.is_navigation() {
-        return stream.write_all(&page::response(&state, shared.events));
+        return stream.write_all(&page::response(&state, shared.events, head.has_fixed_host()));
     }
-    shared.board.wait_until_served();
+    while !shared.board.wait_until_served(CHECK) {
+        if is_closed(stream) {
+            return Ok(());
+        }
+    }
     if is_closed(stream) {
         return Ok(());
     }
-    forward(stream, &head.0, TcpStream::connect(shared.site)?)
+    // The address that the client has used: the site shows details of errors to clients of this machine only, and takes the
+    // request of another one for theirs if it comes over the loopback interface.
+    let mut site = stream.local_addr()?;
+    site.set_port(shared.site);
+    forward(stream, &head.0, TcpStream::connect(site)?)
 }
 
 /// Returns true if the client has given up, so that a form is not processed which the user has sent again since.
 fn is_closed(stream: &TcpStream) -> bool {
+    if has_hung_up(stream) {
+        return true;
+    }
     let _ = stream.set_nonblocking(true);
     let is_closed = matches!(stream.peek(&mut [0]), Ok(0));
     let _ = stream.set_nonblocking(false);
     is_closed
+}
+
+/// Returns true if the client has closed the connection, also if there are bytes that were not read yet.
+#[cfg(target_os = "linux")]
+fn has_hung_up(stream: &TcpStream) -> bool {
+    let mut events = [PollFd::new(stream, PollFlags::RDHUP)];
+    poll(&mut events, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+}
+
+/// Other systems do not report it.
+#[cfg(not(target_os = "linux"))]
+fn has_hung_up(_stream: &TcpStream) -> bool {
+    false
 }
 
 /// Copies both ways until both sides have ended.
@@ -149,15 +181,17 @@ fn copy(mut from: &TcpStream, mut to: &TcpStream) {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::net::SocketAddr;
 
     use super::*;
+    use crate::dev::board::Problem;
 
     /// A gate on a free port, whose site is another listener.
     fn gate() -> (Gate, SocketAddr, TcpListener, Arc<Board>) {
         let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
         let (listener, site, board) = (bind(), bind(), Arc::new(Board::default()));
         let address = listener.local_addr().unwrap();
-        let mut gate = Gate::new(Arc::new(listener), site.local_addr().unwrap(), 8001, board.clone());
+        let mut gate = Gate::new(Arc::new(listener), site.local_addr().unwrap().port(), 8001, board.clone());
         gate.open().unwrap();
         (gate, address, site, board)
     }
@@ -223,6 +257,45 @@ mod tests {
         site.accept().unwrap().0.read_exact(&mut first).unwrap();
         assert_eq!(&first, b"GET /second");
         drop(waits);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn clients_that_have_left_take_no_place() {
+        let (_gate, address, _site, _board) = gate();
+        for _ in 0..MOST_HELD {
+            drop(send(address, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"));
+        }
+        assert!(get_page(address).starts_with("HTTP/1.1 503 "));
+    }
+
+    #[test]
+    fn a_page_of_another_name_gets_no_source_lines() {
+        let (_gate, address, _site, board) = gate();
+        let details = "let secret".to_owned();
+        board.update(|state| state.problem = Some(Problem { title: "The build failed".into(), details }));
+        let page = |host: &str| {
+            let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nSec-Fetch-Mode: navigate\r\n\r\n");
+            let (mut page, mut client) = (String::new(), send(address, request.as_bytes()));
+            client.read_to_string(&mut page).unwrap();
+            page
+        };
+        assert!(page("localhost:8000").contains("let secret"));
+        let rebound = page("evil.example:8000");
+        assert!(rebound.contains("The build failed") && !rebound.contains("let secret"), "{rebound}");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")] // All addresses of 127.0.0.0/8 exist.
+    fn the_site_is_reached_over_the_address_that_the_client_has_used() {
+        let bind = || TcpListener::bind("0.0.0.0:0").unwrap();
+        let (listener, site, board) = (bind(), bind(), Arc::new(Board::default()));
+        let port = listener.local_addr().unwrap().port();
+        let mut gate = Gate::new(Arc::new(listener), site.local_addr().unwrap().port(), 8001, board.clone());
+        gate.open().unwrap();
+        let _client = send(SocketAddr::from(([127, 0, 0, 2], port)), b"POST / HTTP/1.1\r\n\r\n");
+        board.update(|state| state.serves = true);
+        assert_eq!(site.accept().unwrap().0.local_addr().unwrap().ip(), SocketAddr::from(([127, 0, 0, 2], 0)).ip());
     }
 
     #[test]

@@ -35,6 +35,9 @@ use watch::Watched;
 
 const DEFAULT_ADDRESS: &str = "127.0.0.1:8000";
 
+/// The most connections that wait until they are accepted, as for a site without `aside dev`.
+const QUEUE: i32 = 1024;
+
 /// Serves the site of the current folder until a signal ends it.
 pub fn run(options: DevOptions) -> Result<String, Failure> {
     let root = site_folder::find(&current_folder()?, |manifest| depends_on_aside(manifest) || is_aside(manifest))?;
@@ -48,7 +51,7 @@ pub fn run(options: DevOptions) -> Result<String, Failure> {
     let board = Arc::new(Board::default());
     events::serve(stream, board.clone());
     let listener = Arc::new(listener);
-    let gate = Gate::new(listener.clone(), address, events_port, board.clone());
+    let gate = Gate::new(listener.clone(), address.port(), events_port, board.clone());
     let watched = Watched::new(root.clone());
     let tell_changes = tell.clone();
     watched.start(move |changes| drop(tell_changes.send(Event::Changed(changes))));
@@ -77,7 +80,12 @@ fn listen() -> Result<TcpListener, Failure> {
             address.escape_debug()
         ))
     })?;
-    TcpListener::bind(&addresses[..]).map_err(|error| {
+    let bind = || {
+        let listener = TcpListener::bind(&addresses[..])?;
+        rustix::net::listen(&listener, QUEUE)?; // longer than the one of the standard library
+        Ok(listener)
+    };
+    bind().map_err(|error: io::Error| {
         Failure::Failed(match error.kind() {
             io::ErrorKind::AddrInUse => {
                 format!("{address} is in use by another process; stop that one, or set ASIDE_ADDR to another address")

@@ -5,10 +5,14 @@ use super::board::State;
 
 const PAGE: &str = include_str!("page.html");
 
-/// Returns the response with the page: 503, since the site itself comes later.
-pub fn response(state: &State, events: u16) -> Vec<u8> {
+/// Returns the response with the page: 503, since the site itself comes later. The page of another name than an address or
+/// `localhost` gets no details.
+pub fn response(state: &State, events: u16, has_fixed_host: bool) -> Vec<u8> {
     let (title, details) = match &state.problem {
-        Some(problem) => (problem.title.as_str(), problem.details.as_str()),
+        Some(problem) if has_fixed_host => (problem.title.as_str(), problem.details.as_str()),
+        Some(problem) => {
+            (problem.title.as_str(), "The details are in the terminal, and on this page under http://localhost.")
+        }
         None => ("Building the site", ""),
     };
     let page = PAGE
@@ -31,7 +35,7 @@ mod tests {
 
     #[test]
     fn the_page_shows_the_problem_or_the_progress() {
-        let text = |state: &State| String::from_utf8(response(state, 8001)).unwrap();
+        let text = |state: &State| String::from_utf8(response(state, 8001, true)).unwrap();
         let progress = text(&State { progress: "12/40".into(), ..State::default() });
         assert!(progress.contains("Building the site") && progress.contains("12/40") && progress.contains("8001"));
         let problem = Problem { title: "a < b".into(), details: "<span>error</span>".into() };

@@ -1,6 +1,7 @@
 //! The head of an HTTP request: as much of it as `aside dev` needs.
 
 use std::io::{self, Read};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The most bytes of a head. A longer one is left to the site.
 const MOST: usize = 64 << 10;
@@ -28,6 +29,11 @@ impl RequestHead {
         self.0.starts_with(b"GET ") && is_navigation
     }
 
+    /// Returns true if the client names this server by an address or by `localhost`.
+    pub fn has_fixed_host(&self) -> bool {
+        self.header("host").is_some_and(|name| is_fixed(host(&name)))
+    }
+
     /// Returns the value of a header, whose name is given in lower case.
     pub fn header(&self, name: &str) -> Option<String> {
         let text = String::from_utf8_lossy(&self.0);
@@ -35,6 +41,22 @@ impl RequestHead {
         let lines = head.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
         let mut values = lines.filter(|(own, _)| own.eq_ignore_ascii_case(name));
         values.next().map(|(_, value)| value.trim().to_owned())
+    }
+}
+
+/// Returns true for an address and for `localhost`. Any other name may have been made to point here by another site, whose pages
+/// then count as pages of this server (DNS rebinding).
+pub fn is_fixed(host: &str) -> bool {
+    let is_local = host == "localhost" || host.ends_with(".localhost");
+    let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    is_local || host.parse::<Ipv4Addr>().is_ok() || v6.is_some_and(|host| host.parse::<Ipv6Addr>().is_ok())
+}
+
+/// Returns the host without its port.
+pub fn host(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
     }
 }
 

@@ -55,6 +55,8 @@ pub struct Session {
     waiting: Option<PathBuf>,
     /// True from the moment at which the starting process may accept connections, and no other one does, until it serves.
     is_handed_over: bool,
+    /// The program of the last build, if that was successful.
+    built: Option<PathBuf>,
     /// The program of the last process, and when it was built.
     started: Option<(PathBuf, SystemTime)>,
 }
@@ -72,6 +74,7 @@ impl Session {
             stopping: Vec::new(),
             waiting: None,
             is_handed_over: false,
+            built: None,
             started: None,
         }
     }
@@ -106,14 +109,24 @@ impl Session {
                 state.styles = now;
             }
         });
-        let Some(file) = changes.code else { return Ok(()) };
+        let Some(file) = changes.code else { return self.start_again() };
         say(&format!("{} changed", file.strip_prefix(&self.parts.root).unwrap_or(&file).display()));
         self.start_build()
+    }
+
+    /// Starts the program of the last build if it has ended: perhaps a template was invalid, which has changed now.
+    fn start_again(&mut self) -> io::Result<()> {
+        let has_process = self.starting.is_some() || self.serving.is_some() || self.waiting.is_some();
+        let Some(program) = self.built.clone().filter(|_| self.build.is_none() && !has_process) else { return Ok(()) };
+        self.began = Instant::now();
+        self.parts.board.update(|state| state.problem = None);
+        self.start_site(program)
     }
 
     /// Starts a build, in place of one that runs.
     fn start_build(&mut self) -> io::Result<()> {
         self.build.take().into_iter().for_each(CargoBuild::cancel);
+        self.built = None;
         self.builds += 1;
         self.began = Instant::now();
         self.parts.watched.is_building.store(true, Ordering::Release);
@@ -134,6 +147,7 @@ impl Session {
         self.parts.watched.is_building.store(false, Ordering::Release);
         match outcome.map(|programs| one_program(&programs)) {
             Ok(Ok(program)) => {
+                self.built = Some(program.clone());
                 self.parts.watched.add_files_of(&program);
                 return self.start_site(program);
             }

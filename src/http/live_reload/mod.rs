@@ -35,7 +35,8 @@ impl LiveReload {
 
     /// Adds the script to an HTML document. Call it before the response is compressed.
     pub(crate) fn add_script(&self, request: &Request, response: &mut Response) {
-        if request.is_head() || !is_html(&response.headers) || response.headers.contains("Content-Encoding") {
+        let headers = &response.headers;
+        if request.is_head() || !is_html(headers) || is_saved(headers) || headers.contains("Content-Encoding") {
             return;
         }
         let Ok(body) = response.body() else { return };
@@ -73,6 +74,12 @@ impl LiveReload {
 fn is_html(headers: &Headers) -> bool {
     let is_html = |value: &str| value.trim_start().to_ascii_lowercase().starts_with("text/html");
     headers.get("Content-Type").is_some_and(is_html)
+}
+
+/// Returns true if the browser saves the document and does not show it.
+fn is_saved(headers: &Headers) -> bool {
+    let is_attachment = |value: &str| value.trim_start().to_ascii_lowercase().starts_with("attachment");
+    headers.get("Content-Disposition").is_some_and(is_attachment)
 }
 
 /// Returns true if the HTML is a whole page, and not a part that a script adds to one.
@@ -113,6 +120,8 @@ mod tests {
         assert_eq!(page(&request(Method::Head), Response::html(document)), document);
         let compressed = Response::html(document).header("Content-Encoding", "br");
         assert_eq!(page(&request(Method::Get), compressed), document);
+        let download = Response::html(document).header("Content-Disposition", "Attachment; filename=page.html");
+        assert_eq!(page(&request(Method::Get), download), document);
     }
 
     #[test]

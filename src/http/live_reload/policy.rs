@@ -4,7 +4,12 @@
 pub(super) fn allow(policy: &str, nonce: &str, port: u16) -> String {
     let mut directives: Vec<String> =
         policy.split(';').map(|directive| directive.trim().to_owned()).filter(|text| !text.is_empty()).collect();
-    add(&mut directives, "script-src", &format!("'nonce-{nonce}'"));
+    let of_script = format!("'nonce-{nonce}'");
+    add(&mut directives, "script-src", &of_script);
+    // It has precedence for elements.
+    if directives.iter().any(|directive| is_named(directive, "script-src-elem")) {
+        add(&mut directives, "script-src-elem", &of_script);
+    }
     add(&mut directives, "connect-src", &format!("http://*:{port}"));
     directives.join("; ")
 }
@@ -15,8 +20,9 @@ fn add(directives: &mut Vec<String>, name: &str, source: &str) {
     let Some(at) = find(name).or_else(|| find("default-src")) else { return };
     let is_default = !is_named(&directives[at], name);
     let sources: Vec<&str> = directives[at].split_whitespace().skip(1).collect();
-    // Scripts of the page may depend on it, and a nonce would switch it off.
-    let is_allowed = sources.contains(&source) || (sources.contains(&"'unsafe-inline'") && name == "script-src");
+    // Scripts of the page may depend on `'unsafe-inline'`, which a nonce or a hash switches off.
+    let has_inline = sources.contains(&"'unsafe-inline'") && !sources.iter().any(|source| is_nonce_or_hash(source));
+    let is_allowed = sources.contains(&source) || (has_inline && name != "connect-src");
     if is_allowed {
         return;
     }
@@ -26,6 +32,10 @@ fn add(directives: &mut Vec<String>, name: &str, source: &str) {
         true => directives.push(changed),
         false => directives[at] = changed,
     }
+}
+
+fn is_nonce_or_hash(source: &str) -> bool {
+    ["'nonce-", "'sha256-", "'sha384-", "'sha512-"].iter().any(|start| source.starts_with(start))
 }
 
 fn is_named(directive: &str, name: &str) -> bool {
@@ -48,6 +58,7 @@ mod tests {
             "default-src 'none'; img-src *; script-src 'nonce-abc'; connect-src http://*:8001"
         );
         assert_eq!(with("script-src 'nonce-abc'; connect-src http://*:8001").matches("abc").count(), 1);
+        assert_eq!(with("script-src-elem 'self'"), "script-src-elem 'self' 'nonce-abc'");
         assert_eq!(with("frame-ancestors 'none'"), "frame-ancestors 'none'");
         assert_eq!(with(""), "");
     }
@@ -55,5 +66,7 @@ mod tests {
     #[test]
     fn inline_scripts_of_a_page_stay_allowed() {
         assert_eq!(allow("script-src 'self' 'unsafe-inline'", "abc", 8001), "script-src 'self' 'unsafe-inline'");
+        let with_hash = "script-src 'unsafe-inline' 'sha256-abc='";
+        assert_eq!(allow(with_hash, "abc", 8001), format!("{with_hash} 'nonce-abc'"), "it is switched off already");
     }
 }
