@@ -20,6 +20,12 @@ const LONGEST_LINE: usize = 10_000;
 /// The longest last line in an error, in bytes.
 const LONGEST_REASON: usize = 500;
 
+/// The bytes that are read at once.
+const CHUNK: usize = 16 << 10;
+
+/// The most bytes that a pipe holds (`/proc/sys/fs/pipe-max-size`).
+const FULLEST_PIPE: usize = 1 << 20;
+
 /// The longest wait for output before the next look at the task and the program.
 const CHECK: Duration = Duration::from_millis(50);
 
@@ -92,7 +98,11 @@ impl TaskContext {
             program.read(&mut lines)?;
         }
         program.send(Signal::KILL);
-        while program.read(&mut lines)? && !self.is_cancelled() {}
+        // What a process that has left the group writes from now on has no end.
+        let mut left = FULLEST_PIPE;
+        while left > 0 && program.read(&mut lines)? {
+            left -= CHUNK;
+        }
         lines.end();
         self.check_cancelled()?;
         Ok(program.end()?)
@@ -148,7 +158,7 @@ impl Program {
             return Ok(false);
         };
         wait_for(output)?;
-        let mut chunk = [0; 16 << 10];
+        let mut chunk = [0; CHUNK];
         match output.read(&mut chunk) {
             Ok(0) => self.output = None,
             Ok(count) => lines.add(&chunk[..count]),
@@ -291,6 +301,15 @@ mod tests {
         let (lines, outcome) = run("sleep 600 & echo $!", "");
         outcome.unwrap();
         assert!(is_gone(&lines[0]));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_process_that_has_left_the_group_and_writes_on_does_not_keep_the_task() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = r#"mkfifo "$1"; setsid sh -c 'echo >"$1"; exec yes' sh "$1" & read x <"$1"; echo ended"#;
+        let (lines, outcome) = run(script, folder.path().join("has-left").to_str().unwrap());
+        assert!(outcome.is_ok() && lines.iter().any(|line| line == "ended"), "{outcome:?}");
     }
 
     #[test]
