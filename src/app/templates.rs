@@ -102,7 +102,7 @@ impl App {
     /// It runs once for each page, before the template, also for one that does not read its values: keep it quick. A value of
     /// the same name in the page's own context takes precedence, and a later processor precedes an earlier one. Mails and live
     /// fragments have no request and so not its values. Processors of a mounted application run for all pages. If one fails,
-    /// the page does, with its error.
+    /// the page does, with its error. One that calls `render` fails.
     pub fn context_processor<C: Serialize>(
         mut self,
         process: impl Fn(&mut Request) -> Result<C> + Send + Sync + 'static,

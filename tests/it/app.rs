@@ -346,3 +346,16 @@ fn a_context_processor_that_fails_fails_the_page_with_its_error() {
     assert_eq!(response.status_code().code(), 404);
     assert!(response.text().contains("no such user") && response.text() != "never", "{response:?}");
 }
+
+#[test]
+fn a_context_processor_that_renders_fails_the_page() {
+    let app = App::with_config(Config::default())
+        .template("page.html", "a page")
+        .template("menu.html", "a menu")
+        .template("500.html", "never")
+        .context_processor(|req| Ok(context! { menu => req.render("menu.html", context! {})?.status_code().code() }))
+        .get("/", |req: &mut Request| req.render("page.html", context! {}));
+    let response = TestClient::new(app).get("/");
+    assert_eq!(response.status_code(), 500);
+    assert!(response.text().contains("a context processor has called `render`"), "{response:?}");
+}

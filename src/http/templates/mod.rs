@@ -110,6 +110,15 @@ impl Templates {
         self.context_processors.push(Box::new(move |req| map(process(req)?)));
     }
 
+    /// Adds what the context processors return.
+    fn process(&self, req: &mut Request, contexts: &mut Vec<Value>) -> Result<()> {
+        if self.context_processors.is_empty() {
+            return Ok(());
+        }
+        let processing = Processing::begin(req)?;
+        self.context_processors.iter().try_for_each(|process| Ok(contexts.push(process(processing.0)?)))
+    }
+
     /// Adds a compiled-in template: `include_str!("../../templates/page.html")`.
     ///
     /// # Errors
@@ -322,9 +331,7 @@ impl Request {
         let templates = templates_of(self).or_here()?;
         let provided = Arc::new(Provided::of(self));
         let mut contexts = vec![Value::from_dyn_object(Arc::clone(&provided))];
-        for process in &templates.context_processors {
-            contexts.push(process(self).or_here()?);
-        }
+        templates.process(self, &mut contexts).or_here()?;
         contexts.push(map(context).or_here()?);
         let context = merge_maps(contexts);
         let page =
@@ -337,6 +344,30 @@ impl Request {
             idempotency::note_shown(self);
         }
         Ok(Response::bytes(&content_type(name), page.into_bytes()))
+    }
+}
+
+/// A request for which context processors run, until this is dropped, also by a panic: an error page may be rendered after it.
+struct Processing<'r>(&'r mut Request);
+
+/// True while they run.
+struct IsProcessing(bool);
+
+impl Processing<'_> {
+    /// # Errors
+    /// If they run already: one of them has called `render`, which would call it without an end.
+    fn begin(req: &mut Request) -> Result<Processing<'_>> {
+        if req.extension::<IsProcessing>().is_some_and(|is_processing| is_processing.0) {
+            return Err(Error::internal("a context processor has called `render`, which calls the context processors"));
+        }
+        req.set_extension(IsProcessing(true));
+        Ok(Processing(req))
+    }
+}
+
+impl Drop for Processing<'_> {
+    fn drop(&mut self) {
+        self.0.set_extension(IsProcessing(false));
     }
 }
 
