@@ -88,10 +88,12 @@ impl Site {
         site
     }
 
+    /// Replaces a file in one step, as editors do: on a busy machine an empty file may be seen long enough to be a change of its own.
     pub fn write(&self, file: &str, text: &str) {
-        let path = self.0.join(file);
+        let (path, temporary) = (self.0.join(file), self.0.join(".written"));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
+        fs::write(&temporary, text).unwrap();
+        fs::rename(temporary, path).unwrap();
     }
 
     /// Replaces a text in a file.
