@@ -40,7 +40,7 @@ impl Command {
         match rest {
             [] => Ok(command),
             ["--help" | "-h", ..] => Ok(Command::Help),
-            [more, ..] => Err(format!("`{}` takes no argument, and got `{more}`", arguments[0])),
+            [more, ..] => Err(format!("`{}` takes no argument, and got `{}`", arguments[0], more.escape_debug())),
         }
     }
 }

@@ -53,7 +53,7 @@ pub(super) fn wrong_number(command: &str) -> String {
 /// Returns the message for an unknown command of a group, such as `jobs `.
 pub(super) fn unknown(argument: &str, group: &str) -> String {
     let names = commands().filter_map(|(name, ..)| name.strip_prefix(group));
-    format!("`{group}{argument}` is not a command{}", did_you_mean(argument, names))
+    format!("`{group}{}` is not a command{}", argument.escape_debug(), did_you_mean(argument, names))
 }
 
 #[cfg(test)]

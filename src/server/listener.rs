@@ -20,6 +20,10 @@ use crate::error::{Error, Result};
 #[cfg(target_os = "linux")]
 const DEAD_PEER: Duration = Duration::from_secs(30);
 
+#[cfg(unix)]
+const NOT_LISTENING: &str = "the socket from the service manager (LISTEN_FDS), or of a restart, is not a listening socket; \
+                             for systemd use ListenStream=127.0.0.1:8000 and not Accept=yes";
+
 /// The number of connections that the kernel queues until they are accepted.
 const BACKLOG: i32 = 1024;
 
@@ -90,14 +94,14 @@ impl Listener {
             return Ok(None);
         }
         if let Ok(Some(listener)) = handed_over.take_tcp_listener(0) {
+            refuse_unless_listening(&listener)?;
             listener.set_nonblocking(false)?;
             prepare(&socket2::SockRef::from(&listener))?;
             return Ok(Some(Listener { socket: Socket::Tcp(listener), is_handed_over: true }));
         }
-        let unix = handed_over.take_unix_listener(0).map_err(|error| {
-            let message = "the socket from the service manager (LISTEN_FDS) is not a listening socket; use ListenStream=127.0.0.1:8000";
-            Error::internal(message).with_source(error)
-        })?;
+        let unix =
+            handed_over.take_unix_listener(0).map_err(|error| Error::internal(NOT_LISTENING).with_source(error))?;
+        unix.iter().try_for_each(refuse_unless_listening)?;
         // The file belongs to the service manager.
         Ok(unix.map(|listener| Listener { socket: Socket::Unix(listener, None), is_handed_over: true }))
     }
@@ -108,6 +112,7 @@ impl Listener {
     /// An error if it is not a listening socket.
     #[cfg(unix)]
     pub(super) fn received(socket: OwnedFd, is_of_service_manager: bool) -> Result<Listener> {
+        refuse_unless_listening(&socket)?;
         let address = SockRef::from(&socket).local_addr()?;
         if address.is_unix() {
             let file = address.as_pathname().map(PathBuf::from).filter(|_| !is_of_service_manager);
@@ -234,6 +239,17 @@ fn prepare(socket: &socket2::Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)
 }
 
+/// # Errors
+/// An error for another socket, such as a connection (`Accept=yes` of systemd): the server would wait for connections without an end.
+#[cfg(unix)]
+fn refuse_unless_listening(socket: &impl std::os::fd::AsFd) -> Result<()> {
+    match rustix::net::sockopt::socket_acceptconn(socket) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::internal(NOT_LISTENING)),
+        Err(error) => Err(Error::internal(NOT_LISTENING).with_source(error)),
+    }
+}
+
 /// Listens on a Unix socket. A file on which no process listens was left by a killed process and is replaced.
 #[cfg(unix)]
 fn on_file(path: PathBuf) -> io::Result<Socket> {
@@ -247,4 +263,26 @@ fn on_file(path: PathBuf) -> io::Result<Socket> {
         bound => bound?,
     };
     Ok(Socket::Unix(listener, Some(path)))
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::net::{TcpStream, UdpSocket};
+
+    use super::*;
+
+    #[test]
+    fn a_socket_that_does_not_listen_is_refused() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (unix, _other) = UnixStream::pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let others: [OwnedFd; 4] =
+            [connection.into(), unix.into(), UdpSocket::bind("127.0.0.1:0").unwrap().into(), file.into()];
+        for other in others {
+            let error = Listener::received(other, true).err().unwrap().to_string();
+            assert!(error.contains("is not a listening socket"), "{error}");
+        }
+        assert!(Listener::received(listener.into(), true).is_ok());
+    }
 }

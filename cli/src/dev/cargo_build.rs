@@ -192,7 +192,7 @@ pub fn errors(messages: &str) -> String {
 fn only_errors(messages: &str) -> String {
     let mut is_error = false;
     let lines = messages.trim_matches('\n').split_inclusive('\n').filter(|line| {
-        let text = ansi::plain(line);
+        let text = ansi::plain(start(line, 64));
         is_error = text.starts_with("error") || (is_error && !text.starts_with("warning"));
         is_error
     });

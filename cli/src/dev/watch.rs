@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -83,7 +84,7 @@ impl Watched {
     fn look(&self) -> Snapshot {
         let mut files = HashMap::new();
         for folder in CODE.iter().chain(&PAGES) {
-            collect(&self.root.join(folder), &mut files, 0);
+            collect(&self.root.join(folder), &mut files, &mut Vec::new());
         }
         let single = FILES.iter().map(|file| self.root.join(file));
         let read = self.read.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -167,17 +168,20 @@ fn print(file: &Path) -> Option<Print> {
     Some((metadata.modified().ok()?, metadata.len()))
 }
 
-/// How many folders below each other are watched, so that a link to a folder above it ends.
-const DEEPEST: usize = 16;
-
-fn collect(folder: &Path, files: &mut HashMap<PathBuf, Print>, depth: usize) {
+/// Adds the files below a folder. `above` has the folders above it, by device and number: a link to one of them is not followed.
+fn collect(folder: &Path, files: &mut HashMap<PathBuf, Print>, above: &mut Vec<(u64, u64)>) {
+    let Ok(id) = fs::metadata(folder).map(|metadata| (metadata.dev(), metadata.ino())) else { return };
+    if above.contains(&id) {
+        return;
+    }
+    above.push(id);
     for entry in folder.read_dir().into_iter().flatten().flatten() {
         let path = entry.path();
         if is_ignored(&path) {
             continue;
         }
         match fs::metadata(&path) {
-            Ok(metadata) if metadata.is_dir() && depth < DEEPEST => collect(&path, files, depth + 1),
+            Ok(metadata) if metadata.is_dir() => collect(&path, files, above),
             Ok(metadata) if metadata.is_file() => {
                 let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
                 files.insert(path, (modified, metadata.len()));
@@ -185,6 +189,7 @@ fn collect(folder: &Path, files: &mut HashMap<PathBuf, Print>, depth: usize) {
             _ => {}
         }
     }
+    above.pop();
 }
 
 /// Returns true for temporary files of editors, files of Git, and those of SQLite.
@@ -275,6 +280,19 @@ mod tests {
             "README.md",
         ];
         assert_eq!(changed(&files), Changes::default());
+    }
+
+    #[test]
+    fn links_to_folders_above_are_not_followed() {
+        let (folder, watched) = site();
+        let templates = folder.path().join("templates");
+        let before = watched.look().files.len();
+        for (target, name) in [(".", "loop"), (".", "second"), ("../src", "code")] {
+            std::os::unix::fs::symlink(target, templates.join(name)).unwrap();
+        }
+        let files = watched.look().files;
+        assert_eq!(files.len(), before + 1, "{files:?}");
+        assert!(files.contains_key(&templates.join("code/main.rs")));
     }
 
     #[test]
