@@ -51,7 +51,7 @@ impl LiveReload {
     fn script(&self, request: &Request) -> String {
         let (port, build, nonce) = (self.port, self.build, nonce_value(request.nonce()));
         // A form would be sent again.
-        let reloads = matches!(request.method(), Method::Get);
+        let reloads = matches!(request.method(), Method::Get | Method::Head);
         // In milliseconds, as JavaScript has the time. `aside dev` has the same clock.
         let rendered = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         format!(
