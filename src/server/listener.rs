@@ -241,13 +241,19 @@ fn prepare(socket: &socket2::Socket) -> io::Result<()> {
 
 /// # Errors
 /// An error for another socket, such as a connection (`Accept=yes` of systemd): the server would wait for connections without an end.
-#[cfg(unix)]
+#[cfg(all(unix, not(target_vendor = "apple")))]
 fn refuse_unless_listening(socket: &impl std::os::fd::AsFd) -> Result<()> {
     match rustix::net::sockopt::socket_acceptconn(socket) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Error::internal(NOT_LISTENING)),
         Err(error) => Err(Error::internal(NOT_LISTENING).with_source(error)),
     }
+}
+
+/// These systems do not tell.
+#[cfg(target_vendor = "apple")]
+fn refuse_unless_listening(_socket: &impl std::os::fd::AsFd) -> Result<()> {
+    Ok(())
 }
 
 /// Listens on a Unix socket. A file on which no process listens was left by a killed process and is replaced.
@@ -265,7 +271,7 @@ fn on_file(path: PathBuf) -> io::Result<Socket> {
     Ok(Socket::Unix(listener, Some(path)))
 }
 
-#[cfg(all(test, unix))]
+#[cfg(all(test, unix, not(target_vendor = "apple")))]
 mod tests {
     use std::net::{TcpStream, UdpSocket};
 
