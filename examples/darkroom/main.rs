@@ -51,7 +51,7 @@ mod tests;
 
 use aside::routing::Rate;
 use aside::routing::{get, post};
-use aside::{App, Jobs, Result, embed};
+use aside::{App, Config, Jobs, Result, embed};
 
 use feed::{Feed, Sources};
 use orders::Charge;
@@ -60,11 +60,11 @@ use sizes::{Hang, MakeSizes, RemoveFiles};
 use store::Store;
 
 fn main() -> Result<()> {
-    site_from_env()?.main()
+    App::main_with(app_from_env)
 }
 
-fn site_from_env() -> Result<App> {
-    app_with(Settings::from_env()?, Sources::from_env()?)
+fn app_from_env(config: Config) -> Result<App> {
+    app_with(Settings::from_env(config), Sources::from_env()?)
 }
 
 /// Returns the site without sources for its feed, for tests of other parts.

@@ -31,7 +31,7 @@ const GRACE: &str = "1";
 fn serve() {
     if std::env::var_os("DARKROOM_SERVED").is_some() {
         // Not `main`, which would take the arguments of the test for a command.
-        super::site_from_env().and_then(App::run).unwrap();
+        aside::Config::from_env().and_then(super::app_from_env).and_then(App::run).unwrap();
     }
 }
 

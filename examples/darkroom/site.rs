@@ -20,23 +20,22 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads the settings from the environment.
-    pub fn from_env() -> Result<Settings> {
+    /// Adds the site's own settings, from the environment, to the framework's.
+    pub fn from_env(mut config: Config) -> Settings {
         let set = |name| env::var(name).ok().filter(|value: &String| !value.is_empty());
         let data = set("DARKROOM_DATA").map_or_else(|| PathBuf::from("data"), PathBuf::from);
-        let mut config = Config::from_env()?;
         if config.is_development() && config.mail_url.is_none() {
             config.mail_url = Some(format!("file:{}", data.join("mail").display()));
         }
         // In the data folder, so that a logout is still valid after a restart.
         config.store.get_or_insert_with(|| format!("sqlite:{}", data.join("aside.db").display()));
-        Ok(Settings {
+        Settings {
             config,
             data,
             owner: set("DARKROOM_OWNER").unwrap_or_else(|| "owner@localhost".into()),
             webhook_url: set("DARKROOM_WEBHOOK_URL"),
             webhook_secret: set("DARKROOM_WEBHOOK_SECRET"),
-        })
+        }
     }
 }
 

@@ -69,6 +69,11 @@ impl App {
         self
     }
 
+    /// Returns true if this process is a child that runs the isolated functions of its parent.
+    pub(crate) fn is_in_child() -> bool {
+        isolate::is_child()
+    }
+
     /// Serves the parent if this is a child process, and then exits.
     ///
     /// # Errors

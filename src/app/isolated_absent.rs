@@ -22,6 +22,10 @@ impl IsolatedFunctions {
 }
 
 impl App {
+    pub(crate) fn is_in_child() -> bool {
+        false
+    }
+
     pub(crate) fn serve_parent_in_child(self) -> Result<App> {
         Ok(self)
     }

@@ -88,8 +88,7 @@ impl App {
     pub(super) fn add_metrics(&mut self) {
         let own = std::mem::take(&mut self.metrics);
         let path = format!("{BUILTIN}/metrics");
-        let is_development = self.config.as_ref().is_ok_and(|config| config.is_development());
-        if is_development && !own.iter().any(|address| address.path == path) {
+        if self.is_in_development() && !own.iter().any(|address| address.path == path) {
             let handler = self.metrics_handler(&path, Box::new(|req| error_pages::shows_details(req)));
             routing::any(move |req: &mut Request| handler(req)).into_routes(&path).for_each(|route| self.add(route));
         }

@@ -549,6 +549,10 @@ impl App {
     }
 
     /// Returns the format of the log: with invalid settings, text.
+    pub(crate) fn is_in_development(&self) -> bool {
+        self.config.as_ref().is_ok_and(Config::is_development)
+    }
+
     pub(crate) fn log_format(&self) -> LogFormat {
         self.config.as_ref().map_or(LogFormat::Text, |config| config.log)
     }

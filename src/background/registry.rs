@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::Level;
 
@@ -73,6 +73,7 @@ struct Shared {
     max_queued_tasks: usize,
     max_task_threads: usize,
     nice: i32,
+    started_at: SystemTime,
     /// Log limits for tasks that waited for a slot, callers that waited for a thread, callers that ran a task themselves,
     /// and threads that could not be started.
     waits: LogLimit,
@@ -116,6 +117,7 @@ impl Registry {
             max_queued_tasks: config.max_queued_tasks,
             max_task_threads: config.max_task_threads,
             nice: config.nice,
+            started_at: SystemTime::now(),
             waits: LogLimit::default(),
             ceilings: Default::default(),
             refusals: LogLimit::default(),
@@ -127,6 +129,12 @@ impl Registry {
             state: Mutex::default(),
             changed: Condvar::new(),
         }))
+    }
+
+    /// Returns the time from which tasks are counted: the start of the application.
+    #[cfg(feature = "panel")]
+    pub(crate) fn started_at(&self) -> SystemTime {
+        self.0.started_at
     }
 
     /// Returns the nice value of tasks.

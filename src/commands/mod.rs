@@ -15,7 +15,8 @@ use std::process;
 use self::arguments::Command;
 use self::list::help;
 use crate::app::App;
-use crate::error::Result;
+use crate::config::Config;
+use crate::error::{Error, Result};
 use crate::random;
 
 /// The exit status for arguments that are not a command, as of a shell's own commands.
@@ -45,6 +46,9 @@ impl App {
     /// }
     /// ```
     ///
+    /// An application that creates files, such as a database, is better built by [`main_with`](App::main_with): it is then built
+    /// only for a command that needs it.
+    ///
     /// | Command | |
     /// |---|---|
     /// | `shop`, `shop serve` | serves the site: [`run`](App::run) |
@@ -72,51 +76,106 @@ impl App {
     pub fn main(self) -> Result<()> {
         // A child process has the arguments of its parent, which may be a test.
         let app = self.serve_parent_in_child()?;
-        let arguments: Vec<String> = env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
-        let (program, rest) = arguments.split_first().map_or(("site", &[][..]), |(program, rest)| (program, rest));
-        let program = Path::new(program).file_name().map_or(program.into(), |name| name.to_string_lossy());
-        let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
-        match Command::parse(&rest) {
-            Ok(Command::Serve) => app.run(),
+        run_own_command(|| Ok(app))
+    }
+
+    /// Runs the command that the program's arguments name, as [`main`](App::main) does, and builds the application only if the
+    /// command needs it, with the settings of [`Config::from_env`].
+    ///
+    /// ```no_run
+    /// use aside::{App, Config, Request, Result};
+    ///
+    /// fn app(config: Config) -> Result<App> {
+    ///     std::fs::create_dir_all("data")?;
+    ///     Ok(App::with_config(config).get("/", |_req: &mut Request| "Hello"))
+    /// }
+    ///
+    /// fn main() -> Result<()> {
+    ///     App::main_with(app)
+    /// }
+    /// ```
+    ///
+    /// `shop --help`, `shop secret` and misused arguments neither read the settings nor create a file. `shop check`, `shop routes`
+    /// and the commands about jobs build the application.
+    ///
+    /// # Errors
+    /// The errors of [`main`](App::main), of [`Config::from_env`] and of `build`.
+    pub fn main_with(build: impl FnOnce(Config) -> Result<App>) -> Result<()> {
+        let app = || build(Config::from_env()?);
+        if App::is_in_child() {
+            return app()?.main();
+        }
+        run_own_command(app)
+    }
+
+    fn execute(self, command: Command) -> Result<i32> {
+        match command {
+            Command::Serve => self.run().map(|()| 0),
             #[cfg(feature = "jobs")]
-            Ok(Command::Work) => app.work(),
-            Ok(command) => app.report(command, &program).and_then(print),
-            Err(misuse) => {
-                eprintln!("{program}: {misuse} (`{program} --help` lists the commands)");
-                process::exit(MISUSE)
-            }
+            Command::Work => self.work().map(|()| 0),
+            command => print(&self.report(command)?),
         }
     }
 
-    fn report(self, command: Command, program: &str) -> Result<Report> {
+    fn report(self, command: Command) -> Result<Report> {
         match command {
-            Command::Routes => Ok(self.with_panel().build()?.route_lines().into()),
             Command::Check => self.check_settings(),
-            Command::Secret => Ok(format!("{}\n", random::hex(&random::bytes::<32>()?)).into()),
+            // The location of `main` in a backtrace says nothing about a job that cannot be changed.
             #[cfg(feature = "jobs")]
-            Command::Jobs(command) => jobs::run(&self, command),
-            _ => Ok(help(program).into()),
+            Command::Jobs(command) => jobs::run(&self, command).map_err(Error::without_backtrace),
+            _ => Ok(self.with_panel().build()?.route_lines().into()),
         }
     }
 
     fn check_settings(self) -> Result<Report> {
+        let start = if self.is_in_development() { "In production:\n" } else { "" };
         let advice = self.build()?.advice();
         match advice.is_empty() {
             true => Ok("The settings are ready for production.\n".to_owned().into()),
-            false => Ok(Report { text: advice.join("\n") + "\n", is_ok: false }),
+            false => Ok(Report { text: format!("{start}{}\n", advice.join("\n")), is_ok: false }),
         }
     }
 }
 
-/// Prints a report, and ends the process with status 1 if it has found something. A reader that has enough, such as `head`, is
+/// Runs the command that these arguments name, the program's own name first, and returns the exit status. Builds the application
+/// only for a command that needs it, since to build one may create files.
+fn run_command(arguments: &[String], app: impl FnOnce() -> Result<App>) -> Result<i32> {
+    let (program, rest) = arguments.split_first().map_or(("site", &[][..]), |(program, rest)| (program, rest));
+    let program = Path::new(program).file_name().map_or(program.into(), |name| name.to_string_lossy());
+    let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
+    match Command::parse(&rest) {
+        Ok(Command::Help) => print(&help(&program).into()),
+        Ok(Command::Secret) => print(&secret()?.into()),
+        Ok(command) => app()?.execute(command),
+        Err(misuse) => {
+            eprintln!("{program}: {misuse} (`{program} --help` lists the commands)");
+            Ok(MISUSE)
+        }
+    }
+}
+
+/// Runs the command that the arguments of this process name, and ends the process if its exit status is not 0.
+fn run_own_command(app: impl FnOnce() -> Result<App>) -> Result<()> {
+    let arguments: Vec<String> = env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    match run_command(&arguments, app)? {
+        0 => Ok(()),
+        status => process::exit(status),
+    }
+}
+
+/// Returns a line with a new value for `ASIDE_SECRET`.
+fn secret() -> Result<String> {
+    Ok(format!("{}\n", random::hex(&random::bytes::<32>()?)))
+}
+
+/// Prints a report, and returns the exit status: 1 if the report has found something. A reader that has enough, such as `head`, is
 /// not an error.
-fn print(report: Report) -> Result<()> {
+fn print(report: &Report) -> Result<i32> {
     let mut out = io::stdout().lock();
     match out.write_all(report.text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error.into()),
-        _ => {}
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(i32::from(!report.is_ok)),
     }
-    if report.is_ok { Ok(()) } else { process::exit(1) }
 }
 
 #[cfg(all(test, feature = "sqlite"))]

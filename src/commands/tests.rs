@@ -38,7 +38,7 @@ impl Site {
     fn run(&self, line: &str) -> Result<String> {
         let arguments: Vec<&str> = line.split(' ').collect();
         let app = App::with_config(Config::default()).jobs(self.jobs()).get("/orders", |_| "");
-        let report = app.report(Command::parse(&arguments).unwrap(), "shop")?;
+        let report = app.report(Command::parse(&arguments).unwrap())?;
         assert!(report.is_ok);
         Ok(report.text)
     }
@@ -87,9 +87,40 @@ fn a_job_that_cannot_be_changed_is_an_error_after_the_others_were_changed() {
 
 #[test]
 fn jobs_in_memory_and_an_application_without_jobs_are_refused() {
-    let report = |app: App| app.report(Command::parse(&["jobs"]).unwrap(), "shop").err().unwrap().chain();
+    let report = |app: App| app.report(Command::parse(&["jobs"]).unwrap()).err().unwrap().chain();
     assert!(report(App::with_config(Config::default()).jobs(Jobs::memory())).contains("in the memory of the process"));
     assert!(report(App::with_config(Config::default())).contains("has no jobs"));
+}
+
+/// Regression: `shop --help` created the site's database in the current folder.
+#[test]
+fn only_a_command_that_needs_the_application_builds_it() {
+    let site = Site::new();
+    let run = |line: &str| {
+        let mut is_built = false;
+        let arguments: Vec<String> = format!("bin/shop {line}").split_whitespace().map(str::to_owned).collect();
+        let status = run_command(&arguments, || {
+            is_built = true;
+            Ok(App::with_config(Config::default()).jobs(site.jobs()))
+        });
+        (status.unwrap(), is_built)
+    };
+    for line in ["--help", "help", "serve --help", "secret"] {
+        assert_eq!(run(line), (0, false), "{line}");
+    }
+    for line in ["serv", "--version", "secret now", "jobs retry"] {
+        assert_eq!(run(line), (MISUSE, false), "{line}");
+    }
+    assert_eq!((run("routes"), run("jobs"), run("check")), ((0, true), (0, true), (1, true)));
+}
+
+/// Regression: the error of `shop jobs retry 3` named the line of `main`.
+#[test]
+fn an_error_of_a_command_about_jobs_has_no_location() {
+    crate::error::backtraces::capture_in_development();
+    let error = Site::new().run("jobs retry 3").unwrap_err();
+    assert_eq!(format!("{error:?}"), "0 jobs were retried, and 1 not: job 3 does not exist");
+    assert!(error.trace().is_none());
 }
 
 #[test]
@@ -100,11 +131,11 @@ fn routes_secret_and_check_report_on_the_site() {
         routes.contains("GET     /orders") && !routes.contains("_aside") && routes.lines().count() == 1,
         "{routes}"
     );
-    let secrets = [(); 2].map(|()| site.run("secret").unwrap());
+    let secrets = [(); 2].map(|()| secret().unwrap());
     assert!(secrets[0] != secrets[1] && secrets[0].trim().len() == 64);
-    let check = |config| App::with_config(config).report(Command::Check, "shop").unwrap();
+    let check = |config| App::with_config(config).report(Command::Check).unwrap();
     let report = check(Config::default());
-    assert!(!report.is_ok && report.text.contains("ASIDE_ENV is `development`"), "{}", report.text);
+    assert!(!report.is_ok && report.text.starts_with("In production:\nASIDE_ENV is `development`"), "{}", report.text);
     let ready = Config {
         mode: Mode::Production,
         url: Some("https://shop.example".into()),
@@ -122,6 +153,6 @@ fn routes_secret_and_check_report_on_the_site() {
         "{text}"
     );
     let invalid = Config { trusted_proxies: vec!["nowhere".into()], ..Config::default() };
-    let refused = App::with_config(invalid).report(Command::Check, "shop").err().unwrap();
+    let refused = App::with_config(invalid).report(Command::Check).err().unwrap();
     assert_eq!(refused.status_code(), Status::INTERNAL_SERVER_ERROR);
 }

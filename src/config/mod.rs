@@ -78,6 +78,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// The message for a key that is too short.
+pub(crate) const SHORT_SECRET: &str = "ASIDE_SECRET: each key needs at least 32 bytes; `openssl rand -base64 48` makes one, or the \
+     command `secret` of a program that ends with `App::main_with` (`cargo run -- secret`)";
+
+/// The message for a missing secret.
+pub(crate) const MISSING_SECRET: &str = "ASIDE_SECRET must be set in production: at least 32 bytes, the same at every start; \
+     `openssl rand -base64 48` makes one, or the command `secret` of a program that ends with `App::main_with` \
+     (`cargo run -- secret`)";
+
 /// The longest timeout, in seconds: 366 days.
 const MOST_TIMEOUT: u64 = 366 * 24 * 3600;
 
@@ -352,11 +361,8 @@ impl Config {
     pub fn check(&self) -> Result<()> {
         let short = self.secrets.iter().any(|secret| secret.len() < 32);
         let rules = [
-            (short, "ASIDE_SECRET: each key needs at least 32 bytes; `openssl rand -base64 48` makes one"),
-            (
-                self.secrets.is_empty() && self.mode == Mode::Production,
-                "ASIDE_SECRET must be set in production: at least 32 bytes, the same at every start; `openssl rand -base64 48` makes one",
-            ),
+            (short, SHORT_SECRET),
+            (self.secrets.is_empty() && self.mode == Mode::Production, MISSING_SECRET),
             (
                 self.trust_forwarded_host && self.trusted_proxies.is_empty(),
                 "ASIDE_TRUST_FORWARDED_HOST needs ASIDE_TRUSTED_PROXIES, which is not set",

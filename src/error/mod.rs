@@ -437,6 +437,13 @@ impl Error {
         self.0.trace.as_ref()?.backtrace()
     }
 
+    /// Removes the backtrace, and with it a location that comes from it.
+    #[cfg(feature = "jobs")]
+    pub(crate) fn without_backtrace(mut self) -> Error {
+        self.0.trace = None;
+        self
+    }
+
     /// Returns the backtrace as a shared value.
     pub(crate) fn trace(&self) -> Option<&Trace> {
         self.0.trace.as_ref()

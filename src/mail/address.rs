@@ -21,7 +21,7 @@ const LONGEST_ADDRESS: usize = 254;
 /// assert!(!is_address("ada") && !is_address("Ada <ada@example.org>"));
 /// ```
 ///
-/// The address has at most 254 bytes and no quotes or comments. Its host has a dot, or is `localhost`. Only a mail that arrives
+/// The address has at most 254 bytes, no space, also not before or after it (pass `text.trim()`), and no quotes or comments. Its host has a dot, or is `localhost`. Only a mail that arrives
 /// shows that the address exists and belongs to the user.
 pub fn is_address(text: &str) -> bool {
     let is_bare = |text: &str| !text.contains(|letter: char| letter.is_whitespace() || "<>,;:\"()\\".contains(letter));

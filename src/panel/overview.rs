@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::bounded_query::BoundedQuery;
 use super::failure_groups::{Failed, FailureGroup, FailureGroups, MOST_GROUPS};
 use super::job_snapshot::{Queue, outage};
+use super::moment::Moment;
 use super::page::page;
 use super::polled_page::PolledPage;
 use super::snapshot::{Row, mails};
@@ -59,6 +60,10 @@ pub(super) struct Overview {
     /// The number of stored mails; `None` if mail is not stored.
     mails: Option<usize>,
     charts: Vec<Sparkline>,
+    /// The start of the application, if that is less than a day ago: failures are known from then on.
+    started: Option<Moment>,
+    /// The number of failed attempts of the last day that another attempt has followed or will follow.
+    retried: usize,
     /// True if nothing needs a person.
     is_well: bool,
 }
@@ -108,6 +113,8 @@ impl Overview {
             overdue: overdue.iter().take(MOST_OVERDUE).map(|record| Row::of(record, scope)).collect(),
             jobs: scope.get::<Jobs>().map(|jobs| JobsPart::of(&jobs, scope)),
             mails: mails(scope),
+            started: recent_start(scope),
+            retried: retried(&failed, &unfinished),
             charts: sparkline::last_hour(scope, scope.get::<Jobs>().is_some()),
             is_well: false,
         };
@@ -119,12 +126,31 @@ impl Overview {
     }
 }
 
+/// Returns the start of the application, if that is less than a day ago.
+fn recent_start(scope: &Scope) -> Option<Moment> {
+    let started = scope.registry().started_at();
+    let age = millis(SystemTime::now()).saturating_sub(millis(started));
+    Moment::of_system(started).filter(|_| age < RECENT)
+}
+
+/// Returns the number of failed attempts of jobs in the last day, and of unfinished tasks.
+fn retried(failed: &[Arc<Record>], unfinished: &[Arc<Record>]) -> usize {
+    let now = millis(SystemTime::now());
+    let of_jobs = failed.iter().filter(|record| record.job.is_some() && now - ended_at(record, now) < RECENT).count();
+    let of_tasks = unfinished.iter().filter(|record| record.job.is_none()).map(|record| record.failed_attempts().len());
+    of_jobs + of_tasks.sum::<usize>()
+}
+
+fn ended_at(record: &Record, now: Millis) -> Millis {
+    record.began_at().map_or(now, |began| millis(began + record.elapsed()))
+}
+
 /// Groups the failed tasks of the last day. Attempts of jobs are left out: a job is retried, or dead.
 fn failed_tasks<'a>(failed: impl Iterator<Item = &'a Record>) -> Vec<FailureGroup> {
     let now = millis(SystemTime::now());
     let mut groups = FailureGroups::default();
     for record in failed.filter(|record| record.job.is_none()) {
-        let ended = record.began_at().map(|began| millis(began + record.elapsed())).unwrap_or(now);
+        let ended = ended_at(record, now);
         let message = record.failure().map_or("", |(message, _)| message);
         if now.saturating_sub(ended) < RECENT {
             groups.add(&Failed { id: record.id.to_string(), name: &record.name, message, at: ended });

@@ -238,6 +238,20 @@ fn the_overview_groups_dead_jobs_and_shows_paused_and_lagging_queues() {
     assert!(attention.contains(">paused</span>") && attention.contains("1 waits"), "{attention}");
 }
 
+/// Regression: above "Failures 1", the overview said that no task failed in the last 24 hours, in a process a minute old.
+#[test]
+fn the_overview_tells_failed_attempts_that_are_retried_and_the_start_of_a_young_process() {
+    let mut client = client();
+    let overview = page(&mut client, "/_aside");
+    assert!(overview.contains("after its last attempt, since the start of the application, <time"), "{overview}");
+    assert!(!overview.contains("24 hours") && !overview.contains("failed attempt"), "{overview}");
+    enqueue(&client, Flaky);
+    client.drain();
+    let overview = page(&mut client, "/_aside");
+    let sentence = "<a href=\"/_aside/tasks\">1 failed attempt</a> of jobs and tasks was retried, or will be.";
+    assert!(overview.contains("All is well.") && overview.contains(sentence), "{overview}");
+}
+
 #[test]
 fn a_queue_that_lags_needs_attention_without_any_failure() {
     let mut client = client();

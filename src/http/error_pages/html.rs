@@ -25,7 +25,7 @@ pub(super) fn text_page(summary: &ErrorSummary, nonce: &str, text: &str) -> Stri
 }
 
 fn section(details: &Details, message: &str) -> String {
-    let chain = (!details.chain.is_empty() && details.chain != [message]).then(|| details.chain.join(": "));
+    let chain = details.chain_after(message);
     let chain = chain.map_or_else(String::new, |chain| format!("<p>{}</p>\n", Escaped(&chain)));
     let location = details.location.as_ref();
     let location = location.map_or_else(String::new, |name| format!("<p>at <code>{}</code></p>\n", Escaped(name)));

@@ -43,9 +43,9 @@ impl ErrorSummary {
     /// Returns the page as plain text.
     pub(super) fn text(&self) -> String {
         let mut text = format!("{} {}\n\n{}\n", self.status.code(), self.reason, self.message);
-        if let Some(Details { chain, location, .. }) = &self.details {
-            let chain = Some(chain.join(": ")).filter(|chain| *chain != self.message && !chain.is_empty());
-            let location = location.as_ref().map(|location| format!("at {location}"));
+        if let Some(details) = &self.details {
+            let chain = details.chain_after(&self.message);
+            let location = details.location.as_ref().map(|location| format!("at {location}"));
             chain.iter().chain(&location).for_each(|line| text += &format!("\n{line}\n"));
         }
         if self.status.is_server_error() && !self.request_id.is_empty() {
@@ -60,6 +60,14 @@ impl Details {
         let chain = error.causes().iter().map(|message| visible(message)).collect();
         let location = locations(error).first().map(|location| visible(&location.to_string()));
         Details { chain, location, panel: panel_address(req) }
+    }
+
+    /// Returns the chain as one line, without the page's own message; `None` if that is all. A message in the chain has no period
+    /// if a source follows it.
+    pub(super) fn chain_after(&self, message: &str) -> Option<String> {
+        let is_shown = |first: &String| first == message || Some(first.as_str()) == message.strip_suffix('.');
+        let shown = usize::from(self.chain.first().is_some_and(is_shown));
+        Some(self.chain[shown..].join(": ")).filter(|chain| !chain.is_empty())
     }
 
     /// Returns false for the framework's own errors, such as the 404 of a path without a route, which have no details.

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::development_secret;
 use super::sealing_key::{self, SealingKey};
-use crate::config::{Config, Mode};
+use crate::config::{Config, MISSING_SECRET, Mode, SHORT_SECRET};
 use crate::error::{Error, Result};
 use crate::http::cookie::{Cookie, SameSite};
 use crate::http::session::store;
@@ -50,12 +50,7 @@ impl Keys {
                 Some(secret) => (vec![derive(secret)?], format!("in {}", absolute(&development_secret::file()))),
                 None => (vec![SealingKey::random()?], "that is random, and end with this process".to_owned()),
             },
-            (true, Mode::Production) => {
-                return Err(Error::internal(
-                    "ASIDE_SECRET must be set in production: at least 32 bytes, the same at every start; \
-                     `openssl rand -base64 48` makes one",
-                ));
-            }
+            (true, Mode::Production) => return Err(Error::internal(MISSING_SECRET)),
         };
         let (idle, lifetime) = (seconds(config.session_idle), seconds(config.session_lifetime));
         Ok(Keys { keys, mode: config.mode, idle, lifetime, advanced: AtomicI64::new(0), source })
@@ -153,8 +148,7 @@ pub(super) fn seconds(time: Duration) -> i64 {
 
 fn derive(secret: &str) -> Result<SealingKey> {
     if secret.len() < 32 {
-        let message = "ASIDE_SECRET: each key needs at least 32 bytes; `openssl rand -base64 48` makes one";
-        return Err(Error::internal(message));
+        return Err(Error::internal(SHORT_SECRET));
     }
     Ok(SealingKey::derive(secret))
 }

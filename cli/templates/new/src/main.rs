@@ -30,7 +30,7 @@ use aside::routing::{Rate, get, post};
 use aside::{App, Config, Result, embed};
 
 fn main() -> Result<()> {
-    app(Config::from_env()?, Path::new("data"))?.main()
+    App::main_with(|config| app(config, Path::new("data")))
 }
 
 /// Returns the whole site, for `main` and for the tests. It stores everything in the folder `data`.

@@ -19,8 +19,7 @@ struct Login {
 }
 
 fn main() -> Result<()> {
-    let password = std::env::var("ADMIN_PASSWORD")?;
-    app(Config::from_env()?, "data/admin_area.db", &password)?.main()
+    App::main_with(|config| app(config, "data/admin_area.db", &std::env::var("ADMIN_PASSWORD")?))
 }
 
 fn app(config: Config, db: &str, password: &str) -> Result<App> {

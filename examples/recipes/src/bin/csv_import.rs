@@ -23,7 +23,7 @@ struct Person {
 }
 
 fn main() -> Result<()> {
-    app(Config::from_env()?, "data/csv_import.db")?.main()
+    App::main_with(|config| app(config, "data/csv_import.db"))
 }
 
 fn app(config: Config, db: &str) -> Result<App> {

@@ -30,7 +30,7 @@ struct NewNote {
 type Db = Pool<ConnectionManager<PgConnection>>;
 
 fn main() -> Result<()> {
-    app(Config::from_env()?, &std::env::var("DATABASE_URL")?)?.main()
+    App::main_with(|config| app(config, &std::env::var("DATABASE_URL")?))
 }
 
 fn app(config: Config, url: &str) -> Result<App> {

@@ -38,7 +38,7 @@ impl Job for Digest {
 }
 
 fn main() -> Result<()> {
-    app(Config::from_env()?, Path::new("data/digest_mail.db"))?.main()
+    App::main_with(|config| app(config, Path::new("data/digest_mail.db")))
 }
 
 fn app(config: Config, db: &Path) -> Result<App> {

@@ -24,7 +24,7 @@ struct New {
 }
 
 fn main() -> Result<()> {
-    app(Config::from_env()?, Path::new("data/image_gallery"))?.main()
+    App::main_with(|config| app(config, Path::new("data/image_gallery")))
 }
 
 fn app(config: Config, data: &Path) -> Result<App> {

@@ -22,7 +22,7 @@ struct Login {
 }
 
 fn main() -> Result<()> {
-    app(Config::from_env()?, "data/login_link.db")?.main()
+    App::main_with(|config| app(config, "data/login_link.db"))
 }
 
 fn app(config: Config, db: &str) -> Result<App> {

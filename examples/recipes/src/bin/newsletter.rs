@@ -20,7 +20,7 @@ struct Signup {
 }
 
 fn main() -> Result<()> {
-    app(Config::from_env()?, "data/newsletter.db")?.main()
+    App::main_with(|config| app(config, "data/newsletter.db"))
 }
 
 fn app(config: Config, db: &str) -> Result<App> {

@@ -21,7 +21,7 @@ struct Entered {
 }
 
 fn main() -> Result<()> {
-    app(Config::from_env()?, "data/password_reset.db")?.main()
+    App::main_with(|config| app(config, "data/password_reset.db"))
 }
 
 fn app(config: Config, db: &str) -> Result<App> {

@@ -30,7 +30,7 @@ impl Job for MakeReport {
 }
 
 fn main() -> Result<()> {
-    app(Config::from_env()?, Path::new("data/report_download"))?.main()
+    App::main_with(|config| app(config, Path::new("data/report_download")))
 }
 
 fn app(config: Config, data: &Path) -> Result<App> {
