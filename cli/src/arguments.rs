@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 
 use crate::Failure;
+use crate::cargo_options;
 use crate::feature::Feature;
 use crate::generate::Kind;
 use crate::name::{ItemName, SiteName};
+use crate::nearest::did_you_mean;
 
 pub const HELP: &str = "\
 aside makes a site, adds pages, forms, jobs and mails to it, and serves it during development.
@@ -28,12 +30,14 @@ aside generate adds to the site of the current folder, and overwrites nothing:
 
 aside dev builds the site of the current folder and serves it on ASIDE_ADDR (127.0.0.1:8000). After each change it
 builds and starts the site again, and open pages reload. Errors of the compiler are shown in the browser too.
-    --bin NAME         the program, if the package has more than one; and all other options of `cargo build`
+    --bin NAME         the program, if the package has more than one; and other options of `cargo build`
     --stop-first       stops the former process before the new one starts, if only one can hold what the site opens
 
     --help             shows this text
     --version          shows the version
 ";
+
+const GENERATE: &str = "`aside generate` takes a kind and a name: `aside generate page|form|job|mail NAME`";
 
 /// The option for a site of which only one process can run at a time.
 const STOP_FIRST: &str = "--stop-first";
@@ -82,8 +86,16 @@ impl Command {
             ("new", rest) => new_site(rest).map(Command::New),
             ("generate" | "g", rest) => generate(rest),
             ("dev", rest) => dev(rest).map(Command::Dev),
-            (other, _) => Err(misuse(format!("there is no command `{other}`; `aside --help` lists them"))),
+            (other, _) => Err(misuse(no_command(other))),
         }
+    }
+}
+
+fn no_command(name: &str) -> String {
+    let message = format!("there is no command `{}`", name.escape_debug());
+    match did_you_mean(name, ["new", "generate", "dev", "help"]) {
+        near if near.is_empty() => message + "; `aside --help` lists them",
+        near => message + &near,
     }
 }
 
@@ -119,7 +131,8 @@ fn new_site(arguments: &[String]) -> Result<NewSite, Failure> {
     }
     match names[..] {
         [name] => Ok(NewSite { name: SiteName::parse(name).map_err(misuse)?, features, aside }),
-        _ => Err(misuse(USAGE)),
+        [] => Err(misuse(USAGE)),
+        [_, surplus, ..] => Err(misuse(format!("{USAGE}; `{}` is one too many", surplus.escape_debug()))),
     }
 }
 
@@ -128,28 +141,27 @@ fn dev(arguments: &[String]) -> Result<DevOptions, Failure> {
     let (mut cargo, site) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
     let stops_first = cargo.iter().any(|option| option == STOP_FIRST);
     cargo.retain(|option| option != STOP_FIRST);
-    match cargo.iter().find(|option| option.starts_with("--message-format") || !is_for_cargo(option, &cargo)) {
-        Some(wrong) => Err(misuse(format!(
-            "`aside dev` takes options of `cargo build`, and after `--` arguments of the site; `{}` is neither",
-            wrong.escape_debug()
-        ))),
-        None => Ok(DevOptions { stops_first, cargo, site }),
-    }
-}
-
-/// Returns true for an option, and for the value after one.
-fn is_for_cargo(argument: &str, all: &[String]) -> bool {
-    let before = all.iter().position(|other| other == argument).and_then(|at| all.get(at.checked_sub(1)?));
-    argument.starts_with('-') || before.is_some_and(|before| before.starts_with('-') && !before.contains('='))
+    cargo_options::check(&cargo).map_err(misuse)?;
+    Ok(DevOptions { stops_first, cargo, site })
 }
 
 fn generate(arguments: &[String]) -> Result<Command, Failure> {
-    let [kind, name] = arguments else {
-        return Err(misuse("`aside generate` takes a kind and a name: `aside generate page|form|job|mail NAME`"));
+    if let Some(option) = arguments.iter().find(|argument| argument.starts_with("--")) {
+        let option = option.escape_debug();
+        return Err(misuse(format!("`aside generate` has no option `{option}`; it overwrites nothing")));
+    }
+    let Some((kind, names)) = arguments.split_first() else {
+        return Err(misuse(GENERATE));
     };
     let kind = Kind::parse(kind).ok_or_else(|| {
-        misuse(format!("`aside generate` makes a page, a form, a job or a mail, and not `{}`", kind.escape_debug()))
+        let (near, kind) = (did_you_mean(kind, Kind::NAMES.map(|(name, _)| name)), kind.escape_debug());
+        misuse(format!("`aside generate` makes a page, a form, a job or a mail, and not `{kind}`{near}"))
     })?;
+    let name = match names {
+        [] => return Err(misuse(GENERATE)),
+        [name] => name,
+        [_, surplus, ..] => return Err(misuse(format!("{GENERATE}; `{}` is one too many", surplus.escape_debug()))),
+    };
     Ok(Command::Generate(kind, ItemName::parse(name).map_err(misuse)?))
 }
 
@@ -177,13 +189,18 @@ mod tests {
     fn a_wrong_command_line_is_refused_with_one_line() {
         for (arguments, part) in [
             (&["neu", "shop"][..], "there is no command `neu`"),
+            (&["nwe", "shop"], "there is no command `nwe`; did you mean `new`?"),
+            (&["dve"], "did you mean `dev`?"),
             (&["new"], "takes one name"),
-            (&["new", "shop", "store"], "takes one name"),
+            (&["new", "shop", "store"], "`store` is one too many"),
             (&["new", "shop", "--without", "jobs"], "no option `--without`"),
             (&["new", "shop", "--with"], "--with takes"),
             (&["new", "shop", "--aside"], "takes the path"),
             (&["generate"], "takes a kind and a name"),
             (&["generate", "page"], "takes a kind and a name"),
+            (&["generate", "page", "about", "terms"], "`terms` is one too many"),
+            (&["generate", "page", "about", "--force"], "no option `--force`"),
+            (&["generate", "pages", "about"], "and not `pages`; did you mean `page`?"),
             (&["generate", "model", "order"], "a page, a form, a job or a mail"),
             (&["dev", "shop"], "`shop` is neither"),
             (&["dev", "--message-format=short"], "is neither"),

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::nearest::nearest;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Feature {
     Login,
@@ -40,7 +42,8 @@ impl Feature {
     fn parse(name: &str) -> Result<Feature, String> {
         let found = Feature::ALL.into_iter().find(|feature| feature.name() == name);
         found.ok_or_else(|| {
-            let nearest = nearest(name).map_or(".".to_owned(), |nearest| format!("; did you mean `{nearest}`?"));
+            let nearest = nearest(name, Feature::ALL.map(Feature::name));
+            let nearest = nearest.map_or(".".to_owned(), |nearest| format!("; did you mean `{nearest}`?"));
             format!("there is no feature `{}`{nearest} There are {}.", name.escape_debug(), names_of_all())
         })
     }
@@ -48,14 +51,6 @@ impl Feature {
 
 fn names_of_all() -> String {
     Feature::ALL.map(Feature::name).join(", ")
-}
-
-/// Returns the name that a misspelled name is nearly: at most half of its letters differ.
-fn nearest(name: &str) -> Option<&'static str> {
-    let name = name.to_lowercase();
-    let with_distance = Feature::ALL.map(|feature| (strsim::osa_distance(&name, feature.name()), feature.name()));
-    let near = with_distance.into_iter().filter(|(distance, other)| distance * 2 <= other.len());
-    near.min().map(|(_, other)| other)
 }
 
 #[cfg(test)]

@@ -22,9 +22,11 @@ pub enum Kind {
 }
 
 impl Kind {
+    pub const NAMES: [(&str, Kind); 4] =
+        [("page", Kind::Page), ("form", Kind::Form), ("job", Kind::Job), ("mail", Kind::Mail)];
+
     pub fn parse(name: &str) -> Option<Kind> {
-        let all = [("page", Kind::Page), ("form", Kind::Form), ("job", Kind::Job), ("mail", Kind::Mail)];
-        all.into_iter().find(|(own, _)| *own == name).map(|(_, kind)| kind)
+        Kind::NAMES.into_iter().find(|(own, _)| *own == name).map(|(_, kind)| kind)
     }
 
     fn is_page(self) -> bool {

@@ -1,6 +1,7 @@
 //! The command `aside`: makes a site (`aside new`), adds to it (`aside generate`), and serves it while it is changed (`aside dev`).
 
 mod arguments;
+mod cargo_options;
 mod changes;
 #[cfg(unix)]
 mod dev;
@@ -8,6 +9,7 @@ mod feature;
 mod files;
 mod generate;
 mod name;
+mod nearest;
 mod new;
 mod rust_source;
 mod site_folder;

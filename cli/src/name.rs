@@ -11,8 +11,11 @@ const KEYWORDS: [&str; 53] = [
     "try", "type", "typeof", "unsafe", "unsized", "use", "virtual", "where", "while", "yield", "union", "_",
 ];
 
-/// Names that Rust or Cargo uses itself, and the dependencies of a generated site.
-const TAKEN: [&str; 9] = ["alloc", "aside", "core", "proc-macro", "proc_macro", "serde", "std", "tempfile", "test"];
+/// The crates of Rust's standard library, whose names Cargo and the compiler reserve.
+const STANDARD: [&str; 6] = ["alloc", "core", "proc-macro", "proc_macro", "std", "test"];
+
+/// The dependencies of a generated site.
+const DEPENDENCIES: [&str; 3] = ["aside", "serde", "tempfile"];
 
 /// Folders of `target`, which Cargo refuses as the name of a program.
 const FOLDERS_OF_CARGO: [&str; 4] = ["build", "deps", "examples", "incremental"];
@@ -26,7 +29,11 @@ pub struct SiteName(String);
 
 impl SiteName {
     pub fn parse(name: &str) -> Result<SiteName, String> {
-        if name.contains(['/', '\\']) || name == "." || name == ".." {
+        if name == "." {
+            let message = "run `aside new NAME` in the folder above, with the name of this folder";
+            return Err(format!("`.` is not a name; to make the site in this folder, {message}"));
+        }
+        if name.contains(['/', '\\']) || name == ".." {
             return Err(format!("{} is a path; give a name, and the site is made in the current folder", quoted(name)));
         }
         check_characters(name)?;
@@ -142,10 +149,13 @@ fn check_meaning(name: &str) -> Result<(), String> {
     if KEYWORDS.contains(&name) {
         return Err(format!("`{name}` is a keyword of Rust; choose another name"));
     }
-    if TAKEN.contains(&name) || DEVICES.contains(&name) {
-        return Err(format!("`{name}` is the name of something else already; choose another name"));
-    }
-    Ok(())
+    let owner = match name {
+        _ if STANDARD.contains(&name) => "a crate of Rust's standard library",
+        _ if DEPENDENCIES.contains(&name) => "a crate that the site depends on",
+        _ if DEVICES.contains(&name) => "a device of Windows",
+        _ => return Ok(()),
+    };
+    Err(format!("`{name}` is the name of {owner}; choose another name"))
 }
 
 /// Returns a name as a message shows it: on one line, and not longer than a line.
