@@ -34,8 +34,16 @@ const MOST: usize = 256 << 10;
 /// The most bytes of a line of them.
 const LONGEST_LINE: usize = 4 << 10;
 
-/// The outcome of a build: its programs, or the messages of Cargo, with colors.
-pub type Outcome = Result<Vec<PathBuf>, String>;
+/// The outcome of a build: its programs, or why there are none.
+pub type Outcome = Result<Vec<PathBuf>, Refusal>;
+
+/// A build that failed.
+pub struct Refusal {
+    /// The messages of Cargo, with colors.
+    pub messages: String,
+    /// True if Cargo has begun to build: its options and the manifest are valid.
+    pub has_begun: bool,
+}
 
 /// A running build.
 pub struct CargoBuild {
@@ -62,11 +70,11 @@ impl CargoBuild {
         thread::spawn(move || {
             let programs = thread::spawn(move || programs.map(read_programs).unwrap_or_default());
             let messages = messages.map(|messages| read_messages(messages, progress)).unwrap_or_default();
-            let programs = programs.join().unwrap_or_default();
+            let (programs, has_begun) = programs.join().unwrap_or_default();
             // Both outputs are closed, so that this does not block for long.
             let is_built =
                 waited.lock().unwrap_or_else(PoisonError::into_inner).wait().is_ok_and(|status| status.success());
-            end(if is_built { Ok(programs) } else { Err(messages) });
+            end(if is_built { Ok(programs) } else { Err(Refusal { messages, has_begun }) });
         });
         Ok(CargoBuild { child, group })
     }
@@ -97,9 +105,11 @@ fn command(folder: &Path, options: &[String]) -> Command {
     command
 }
 
-/// Returns the programs in the messages of Cargo, which are lines of JSON.
-fn read_programs(output: impl Read) -> Vec<PathBuf> {
-    BufReader::new(output).lines().map_while(Result::ok).filter_map(|line| program(&line)).collect()
+/// Returns the programs in the messages of Cargo, which are lines of JSON, and if there is any message.
+fn read_programs(output: impl Read) -> (Vec<PathBuf>, bool) {
+    let mut lines = BufReader::new(output).lines().map_while(Result::ok).peekable();
+    let has_begun = lines.peek().is_some();
+    (lines.filter_map(|line| program(&line)).collect(), has_begun)
 }
 
 /// Returns the program that a message names. Those of build scripts are not named.

@@ -6,16 +6,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
-use std::time::{Instant, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::ansi::{escape, html};
 use super::board::{self, Board, Problem};
-use super::cargo_build::{self, CargoBuild, Outcome};
+use super::cargo_build::{self, CargoBuild, Outcome, Refusal};
 use super::gate::Gate;
 use super::say;
 use super::site_process::{SiteProcess, Start, Step};
 use super::watch::{Changes, Watched};
 use crate::arguments::DevOptions;
+
+/// How long pages wait for the end of the former process.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 pub enum Event {
     /// A signal ends this process.
@@ -25,6 +29,8 @@ pub enum Event {
     Built(u64, Outcome),
     /// The process with this number has made a step.
     Site(u64, Step),
+    /// The former process with this number has had its time to end.
+    FormerIsLate(u64),
 }
 
 /// What a session needs.
@@ -57,6 +63,10 @@ pub struct Session {
     is_handed_over: bool,
     /// The program of the last build, if that was successful.
     built: Option<PathBuf>,
+    /// The number of the former process, until pages are told of the one that serves.
+    former: Option<u64>,
+    /// True if pages are to reload once no build is running or starting any more.
+    reload_is_due: bool,
     /// The program of the last process, and when it was built.
     started: Option<(PathBuf, SystemTime)>,
 }
@@ -75,6 +85,8 @@ impl Session {
             waiting: None,
             is_handed_over: false,
             built: None,
+            former: None,
+            reload_is_due: false,
             started: None,
         }
     }
@@ -93,6 +105,7 @@ impl Session {
                 Ok(Event::Built(number, outcome)) if number == self.builds => ran = self.built(outcome),
                 Ok(Event::Built(..)) => {}
                 Ok(Event::Site(number, step)) => ran = self.step(number, step),
+                Ok(Event::FormerIsLate(number)) => self.announce_after(number),
             }
         }
         self.stop(events);
@@ -100,15 +113,14 @@ impl Session {
     }
 
     fn changed(&mut self, changes: Changes) -> io::Result<()> {
-        let now = board::now();
-        self.parts.board.update(|state| {
-            if changes.page {
-                state.changed = now;
-            }
-            if changes.style {
-                state.styles = now;
-            }
-        });
+        if changes.style {
+            self.parts.board.update(|state| state.styles = board::now());
+        }
+        // Until the new build serves, the former one may lack what a changed template uses, such as a route.
+        self.reload_is_due |= changes.page;
+        if changes.code.is_none() {
+            self.reload_if_due();
+        }
         let Some(file) = changes.code else { return self.start_again() };
         say(&format!("{} changed", file.strip_prefix(&self.parts.root).unwrap_or(&file).display()));
         self.start_build()
@@ -121,6 +133,15 @@ impl Session {
         self.began = Instant::now();
         self.parts.board.update(|state| state.problem = None);
         self.start_site(program)
+    }
+
+    /// Tells the pages to reload if a template or a static file has changed, and no newer build is on its way.
+    fn reload_if_due(&mut self) {
+        let has_newer =
+            self.build.is_some() || self.starting.is_some() || self.waiting.is_some() || self.former.is_some();
+        if !has_newer && std::mem::take(&mut self.reload_is_due) {
+            self.parts.board.update(|state| state.changed = board::now());
+        }
     }
 
     /// Starts a build, in place of one that runs.
@@ -138,7 +159,10 @@ impl Session {
         let progress = move |step: &str| board.update(|state| state.progress = escape(step));
         let end = move |outcome| drop(tell.send(Event::Built(number, outcome)));
         let started = CargoBuild::start(&self.parts.root, &self.parts.options.cargo, progress, end);
-        self.build = Some(started.map_err(|error| io::Error::new(error.kind(), format!("cargo build: {error}")))?);
+        self.build = Some(started.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => io::Error::other("Cargo was not found; install Rust from https://rustup.rs"),
+            kind => io::Error::new(kind, format!("cargo build: {error}")),
+        })?);
         Ok(())
     }
 
@@ -152,19 +176,30 @@ impl Session {
                 return self.start_site(program);
             }
             Ok(Err(message)) => self.fail("Cargo has built no program to start", &message),
-            Err(messages) => self.fail("The build failed", &cargo_build::errors(&messages)),
+            Err(refusal) if self.has_wrong_options(&refusal) => {
+                let options = self.parts.options.cargo.join(" ");
+                return Err(io::Error::other(format!("Cargo builds nothing with `{}`", options.escape_debug())));
+            }
+            Err(refusal) => self.fail("The build failed", &cargo_build::errors(&refusal.messages)),
         }
         Ok(())
     }
 
+    /// Returns true if Cargo most likely refuses its options, such as an unknown name after `--bin`, which no change of a file
+    /// corrects.
+    fn has_wrong_options(&self, refusal: &Refusal) -> bool {
+        self.builds == 1 && !refusal.has_begun && !self.parts.options.cargo.is_empty()
+    }
+
     /// Shows why the newest build does not serve.
-    fn fail(&self, title: &str, details: &str) {
+    fn fail(&mut self, title: &str, details: &str) {
         let serves = if self.serving.is_some() { "; the former build continues to serve" } else { "" };
         say(&format!("{}{serves}", title.to_lowercase()));
         self.parts.board.update(|state| {
             state.progress = String::new();
             state.problem = Some(Problem { title: format!("{title}{serves}"), details: html(details) });
         });
+        self.reload_if_due();
     }
 
     fn start_site(&mut self, program: PathBuf) -> io::Result<()> {
@@ -172,6 +207,7 @@ impl Session {
         if self.serving.is_some() && self.starting.is_none() && self.started == Some((program.clone(), modified)) {
             // Only what the program is not made of has changed.
             self.parts.board.update(|state| state.progress = String::new());
+            self.reload_if_due();
             return Ok(());
         }
         self.abandon_start();
@@ -246,21 +282,56 @@ impl Session {
 
     fn serves(&mut self) {
         self.is_handed_over = false;
-        self.stopping.extend(self.serving.take().inspect(SiteProcess::stop));
+        let former = self.serving.take().inspect(SiteProcess::stop);
         self.serving = self.starting.take();
-        let number = self.serving.as_ref().map_or(0, |site| site.number);
         say(&format!("the site serves after {:.1} s", self.began.elapsed().as_secs_f64()));
         let is_building = self.build.is_some();
+        // Pages of the former process reload by its number. A change that a build is running for waits for that.
+        self.reload_is_due &= is_building;
         self.parts.board.update(|state| {
-            (state.serves, state.build) = (true, number);
+            state.serves = true;
             if !is_building {
                 state.progress = String::new();
             }
         });
+        match former {
+            Some(former) => {
+                self.announce_later(former.number);
+                self.stopping.push(former);
+            }
+            None => self.announce(),
+        }
+    }
+
+    /// Tells pages of the new process when the former one has ended: until then, that one answers on connections which the
+    /// browser has kept. It may take long to end.
+    fn announce_later(&mut self, former: u64) {
+        self.former = Some(former);
+        let tell = self.parts.tell.clone();
+        thread::spawn(move || {
+            thread::sleep(PATIENCE);
+            let _ = tell.send(Event::FormerIsLate(former));
+        });
+    }
+
+    fn announce_after(&mut self, former: u64) {
+        if self.former == Some(former) {
+            self.announce();
+        }
+    }
+
+    /// Tells pages which process serves.
+    fn announce(&mut self) {
+        self.former = None;
+        if let Some(site) = &self.serving {
+            self.parts.board.update(|state| state.build = site.number);
+        }
+        self.reload_if_due();
     }
 
     fn ended(&mut self, number: u64, status: &str, lines: &str) -> io::Result<()> {
         self.stopping.retain(|site| site.number != number);
+        self.announce_after(number);
         if self.stopping.is_empty()
             && let Some(program) = self.waiting.take()
         {

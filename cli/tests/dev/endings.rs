@@ -30,6 +30,29 @@ pub fn a_port_in_use_is_refused() {
     assert_refused(&with("8000"), 2, "ASIDE_ADDR takes an address and a port");
 }
 
+pub fn options_that_cargo_refuses_end_it() {
+    let site = Site::new("options");
+    let run = |arguments: &[&str]| {
+        let mut command = command(&site.0);
+        command.args(arguments).env("ASIDE_ADDR", "127.0.0.1:0").output().unwrap()
+    };
+    assert_refused(&run(&["--relase"]), 2, "did you mean `--release`?");
+    let output = run(&["--bin", "nope"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("no bin target named `nope`"), "{errors}");
+    assert!(errors.ends_with("aside: could not start to serve: Cargo builds nothing with `--bin nope`\n"), "{errors}");
+}
+
+pub fn a_missing_cargo_is_one_line() {
+    let site = Site::new("no-cargo");
+    let output =
+        command(&site.0).env("ASIDE_ADDR", "127.0.0.1:0").env("PATH", "").env_remove("CARGO").output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.ends_with("Cargo was not found; install Rust from https://rustup.rs\n"), "{errors}");
+}
+
 pub fn ctrl_c_during_a_build_that_never_ends_leaves_no_process() {
     let site = Site::new("never-ends");
     site.write("build.rs", BUILD_THAT_NEVER_ENDS);

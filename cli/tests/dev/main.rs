@@ -29,6 +29,8 @@ fn main() -> ExitCode {
     let mut trials = trials![
         plain: endings::a_folder_without_a_site_is_refused,
         endings::a_port_in_use_is_refused,
+        endings::options_that_cargo_refuses_end_it,
+        endings::a_missing_cargo_is_one_line,
         endings::ctrl_c_during_a_build_that_never_ends_leaves_no_process,
         endings::a_closed_terminal_and_kill_end_the_site,
         endings::no_process_of_the_site_stays_when_aside_dev_is_killed,
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         pages::the_first_build_shows_its_progress_and_its_errors,
         pages::a_compile_error_is_shown_while_the_former_build_serves,
         pages::a_page_that_a_form_returned_is_not_sent_again,
+        pages::a_template_that_changes_with_the_code_is_shown_when_the_new_build_serves,
     ]);
     harness::run(trials)
 }

@@ -137,3 +137,22 @@ pub fn a_page_that_a_form_returned_is_not_sent_again(browser: Browser) {
     page.wait_for(&format!("{OVERLAY}?.includes('The site has changed')"));
     assert_eq!(page.evaluate("window.same"), true);
 }
+
+/// As `aside generate page` does it: a template links to a route that the new code adds.
+pub fn a_template_that_changes_with_the_code_is_shown_when_the_new_build_serves(browser: Browser) {
+    let site = Site::new("together");
+    let (dev, page) = (Dev::start(&site), browser.page());
+    dev.serves(1);
+    page.goto(&dev.url("/"));
+    shows(&page, "#version", "version 0");
+    site.edit("templates/page.html", "template 0", "{{ url_for('about') }}");
+    let route = ".route(\"/about\", aside::routing::get(|_: &mut Request| VERSION).name(\"about\")).run()";
+    site.edit("src/main.rs", ".run()", route);
+    shows(&page, "#template", "/about");
+    assert_eq!(page.messages(), [""; 0]);
+    // If the build fails, the template is shown with the former code.
+    site.edit("src/main.rs", ".run()", ".rum()");
+    site.edit("templates/page.html", "{{ url_for('about') }}", "template 2");
+    shows(&page, "#template", "template 2");
+    page.wait_for(&format!("{OVERLAY}?.includes('no method named `rum`')"));
+}

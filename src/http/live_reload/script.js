@@ -51,7 +51,7 @@
     if (state.failure) show(`<button>Close</button><b>${state.title.replaceAll("<", "&lt;")}</b><pre>${state.failure}</pre>`)
     else show(state.progress, true)
     if (!state.serves) return
-    if (state.build != build || state.changed > rendered) return reload(`${state.build} ${state.changed}`)
+    if (state.build > build || state.changed > rendered) return reload(`${state.build} ${state.changed}`)
     if (state.styles > styles) {
       styles = state.styles
       exchangeStyles()
