@@ -65,3 +65,6 @@ pub const NEW: &[NewFile] = &[
 
 /// The job store of a site, also for `aside generate job` in a site without one.
 pub const JOBS: &str = include_str!("../templates/new/src/jobs.rs");
+
+/// The macros that the template of a form imports.
+pub const FIELDS: &str = include_str!("../templates/new/templates/fields.html");

@@ -55,6 +55,7 @@ impl Kind {
 
 const MAIN: &str = "src/main.rs";
 const LAYOUT: &str = "templates/layout.html";
+const FIELDS: &str = "templates/fields.html";
 
 /// The function of a generated site that its tests call.
 const APP: &str = "fn app(config: Config, data: &Path) -> Result<App>";
@@ -67,7 +68,11 @@ pub fn add(kind: Kind, name: &ItemName) -> Result<String, Failure> {
     plan.add_files(kind);
     plan.add_module(&name.module());
     match kind {
-        Kind::Page | Kind::Form => plan.add_routes(kind),
+        Kind::Page => plan.add_routes(kind),
+        Kind::Form => {
+            plan.add_fields();
+            plan.add_routes(kind);
+        }
         Kind::Job => plan.register_job(),
         Kind::Mail => {}
     }
@@ -168,6 +173,17 @@ impl Plan<'_> {
         }
     }
 
+    /// Adds the macros that the template of a form imports, to a site that was made by hand.
+    fn add_fields(&mut self) {
+        match self.site.read(FIELDS) {
+            None if !self.site.has(FIELDS) => {
+                self.changes.new_files.push((FIELDS.to_owned(), files::FIELDS.to_owned()))
+            }
+            Some(text) if text.contains("macro field(") && text.contains("macro area(") => {}
+            _ => self.left.push(format!("{FIELDS}: the macros `field` and `area`, which the new form imports")),
+        }
+    }
+
     /// Changes `src/main.rs`, or tells the user the line if its place was not found.
     fn edit_main(&mut self, edited: Option<String>, lines: &[String]) {
         match edited {
@@ -231,7 +247,10 @@ impl Plan<'_> {
                     .new_files
                     .push(("src/jobs.rs".to_owned(), render(files::JOBS, |_| false, &[("job", job)])));
             }
-            None => self.left.push(format!("the registration of the job: .register::<{job}>(), of your `Jobs`")),
+            None => self.left.push(format!(
+                "the registration of the job: .register::<{job}>(), of the `Jobs` of your `App`; if it has none: \
+                 .jobs(aside::Jobs::sqlite(\"jobs.db\")?.register::<{job}>())"
+            )),
         }
     }
 

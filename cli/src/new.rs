@@ -1,7 +1,7 @@
 //! `aside new`: makes a site.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -45,9 +45,10 @@ fn check_is_free(folder: &Path) -> Result<(), Failure> {
         _ => {}
     }
     let mut entries = fs::read_dir(folder).map_err(|error| Failure::io("read", folder, &error))?;
-    match entries.next() {
-        None => Ok(()),
-        Some(_) => Err(Failure::Misuse(format!("the folder {name} exists and is not empty"))),
+    // A fresh clone of an empty repository has a folder `.git` only.
+    match entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == ".git")) {
+        true => Ok(()),
+        false => Err(Failure::Misuse(format!("the folder {name} exists and is not empty"))),
     }
 }
 
@@ -112,10 +113,25 @@ impl Draft {
         written.map_err(|error| Failure::io("write", Path::new(path), &error))
     }
 
-    /// Renames the draft. An empty folder of this name is replaced.
+    /// Renames the draft. An empty folder of this name is replaced, and one with a repository is filled.
     fn finish(self, folder: &Path) -> Result<(), Failure> {
-        let _ = fs::remove_dir(folder); // it is empty, or there is none
-        fs::rename(&self.0, folder).map_err(|error| Failure::io("create", folder, &error))
+        let _ = fs::remove_dir(folder); // it is empty, there is none, or it has a repository
+        let moved = if folder.exists() { self.move_into(folder) } else { fs::rename(&self.0, folder) };
+        moved.map_err(|error| Failure::io("create", folder, &error))
+    }
+
+    /// Moves what the draft holds. On a failure it is moved back.
+    fn move_into(&self, folder: &Path) -> io::Result<()> {
+        let mut moved = Vec::new();
+        for entry in fs::read_dir(&self.0)?.collect::<io::Result<Vec<_>>>()? {
+            let target = folder.join(entry.file_name());
+            if let Err(error) = fs::rename(entry.path(), &target) {
+                moved.iter().for_each(|(from, to): &(PathBuf, PathBuf)| drop(fs::rename(to, from)));
+                return Err(error);
+            }
+            moved.push((entry.path(), target));
+        }
+        Ok(())
     }
 }
 

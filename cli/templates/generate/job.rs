@@ -31,6 +31,7 @@ mod tests {
         let (_data, client) = test_site();
         client.jobs().enqueue(__Type__ { id: 17 }).unwrap();
         let job = client.jobs().run_next().unwrap();
-        assert_eq!(job.state, JobState::Done, "{:?}", job.failures);
+        let errors: Vec<String> = job.failures.into_iter().map(|failure| failure.message).collect();
+        assert_eq!(job.state, JobState::Done, "{}", errors.join("\n"));
     }
 }

@@ -142,7 +142,15 @@ fn what_has_no_place_is_left_to_the_user() {
         assert!(told.contains(line), "{line}: {told}");
     }
     assert_eq!(main_of(root), "fn main() {\n    shop::app().run()\n}\n");
-    assert!(run(root, &["generate", "job", "clean"]).contains("to add   the registration of the job: .register::<"));
+    let job = run(root, &["generate", "job", "clean"]);
+    assert!(job.contains("to add   the registration of the job: .register::<crate::clean::Clean>()"), "{job}");
+    assert!(job.contains(".jobs(aside::Jobs::sqlite("), "{job}");
+    let form = run(root, &["generate", "form", "order"]);
+    assert!(form.contains("made     templates/fields.html\n"), "{form}");
+    assert!(form.contains(".rate_limit(aside::routing::Rate::per_minute(20))"), "{form}");
+    fs::write(root.join("templates/fields.html"), "mine").unwrap();
+    let form = run(root, &["generate", "form", "offer"]);
+    assert!(form.contains("to add   templates/fields.html: the macros `field` and `area`"), "{form}");
 }
 
 /// A folder in the place of a file makes the last change fail, after others were made.

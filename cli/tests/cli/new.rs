@@ -133,6 +133,22 @@ fn an_existing_folder_is_used_only_if_it_is_empty() {
     assert_eq!(files(folder.path()).len(), before.len() + 1);
 }
 
+#[test]
+fn a_fresh_clone_of_an_empty_repository_is_filled() {
+    let folder = tempfile::tempdir().unwrap();
+    let shop = folder.path().join("shop");
+    fs::create_dir_all(shop.join(".git/refs")).unwrap();
+    fs::write(shop.join(".git/refs/mine"), "mine").unwrap();
+    run(folder.path(), &["new", "shop"]);
+    assert_eq!(fs::read_to_string(shop.join(".git/refs/mine")).unwrap(), "mine");
+    let (_plain, plain) = site("");
+    assert_eq!(files(&shop), files(&plain));
+    assert_eq!(folder.path().read_dir().unwrap().count(), 1, "the draft is gone");
+    let line = refusal(&shop, &["new", "."]);
+    assert!(line.contains("run `aside new NAME` in the folder above"), "{line}");
+    assert!(refusal(&shop, &["new", "test"]).contains("a crate of Rust's standard library"));
+}
+
 /// A limit of the size of a file stands for a full disk: `Cargo.lock` exceeds it after other files are written.
 #[cfg(unix)]
 #[test]
