@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,13 +55,20 @@ pub struct Watched {
     root: PathBuf,
     /// Files that the last build has read, such as those of path dependencies.
     read: Mutex<Vec<PathBuf>>,
-    /// True while Cargo runs, which may write `Cargo.lock` itself.
+    /// Hashes of the contents of the code.
+    contents: Mutex<HashMap<PathBuf, u64>>,
+    /// True while Cargo runs, which may write `Cargo.lock` itself, and whose build scripts may write code.
     pub is_building: AtomicBool,
 }
 
 impl Watched {
     pub fn new(root: PathBuf) -> Arc<Watched> {
-        Arc::new(Watched { root, read: Mutex::default(), is_building: AtomicBool::new(false) })
+        Arc::new(Watched {
+            root,
+            read: Mutex::default(),
+            contents: Mutex::default(),
+            is_building: AtomicBool::new(false),
+        })
     }
 
     /// Adds the files that a build of this program has read, as Cargo lists them beside it.
@@ -99,7 +107,12 @@ impl Watched {
         let mut changes = Changes::default();
         let differs = |file: &&PathBuf| before.files.get(*file) != now.files.get(*file);
         for file in now.files.keys().chain(before.files.keys()).filter(differs) {
-            changes.merge(self.change_of(file));
+            let change = self.change_of(file);
+            // A build script may write the same code at each build, which would never end.
+            let is_same = change.code.is_some() && !self.note_content(file);
+            if !(is_same && self.is_building.load(Ordering::Acquire)) {
+                changes.merge(change);
+            }
         }
         let differs =
             |(file, print): &(&PathBuf, &Option<Print>)| before.listed.get(*file).is_some_and(|old| old != *print);
@@ -113,6 +126,24 @@ impl Watched {
         changes
     }
 
+    /// Remembers the content of a file, and returns true if it differs from the former one.
+    fn note_content(&self, file: &Path) -> bool {
+        let mut hasher = DefaultHasher::new();
+        fs::read(file).ok().hash(&mut hasher);
+        let hash = hasher.finish();
+        let mut contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
+        contents.insert(file.to_owned(), hash) != Some(hash)
+    }
+
+    /// Takes the first look.
+    fn begin(&self) -> Snapshot {
+        let snapshot = self.look();
+        for file in snapshot.files.keys().filter(|file| self.change_of(file).code.is_some()) {
+            self.note_content(file);
+        }
+        snapshot
+    }
+
     fn change_of(&self, file: &Path) -> Changes {
         let is_page = self.is_below(file).is_some_and(|folder| PAGES.contains(&folder));
         let is_style = is_page && file.extension().is_some_and(|extension| extension == "css");
@@ -123,7 +154,7 @@ impl Watched {
     /// Reports changes in the background. `Cargo.lock` counts while no build runs.
     pub fn start(self: &Arc<Watched>, report: impl Fn(Changes) + Send + 'static) {
         let watched = self.clone();
-        let mut before = watched.look();
+        let mut before = watched.begin();
         thread::spawn(move || {
             loop {
                 thread::sleep(INTERVAL);
@@ -310,6 +341,26 @@ mod tests {
         watched.is_building.store(true, Ordering::Release);
         write(folder.path(), "Cargo.lock", "changed");
         assert_eq!(watched.changes(&before, &watched.look()), Changes::default());
+    }
+
+    #[test]
+    fn code_that_a_build_script_writes_again_as_it_was_does_not_count() {
+        let (folder, watched) = site();
+        let before = watched.begin();
+        let touch = |text: &str, seconds: u64| {
+            write(folder.path(), "src/main.rs", text);
+            let file = fs::File::options().write(true).open(folder.path().join("src/main.rs")).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+        };
+        watched.is_building.store(true, Ordering::Release);
+        touch("a", 1);
+        assert_eq!(watched.changes(&before, &watched.look()), Changes::default());
+        touch("b", 2);
+        assert!(watched.changes(&before, &watched.look()).code.is_some());
+        watched.is_building.store(false, Ordering::Release);
+        let before = watched.look();
+        touch("b", 3);
+        assert!(watched.changes(&before, &watched.look()).code.is_some(), "it was touched by hand");
     }
 
     #[test]
