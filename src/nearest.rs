@@ -7,7 +7,7 @@ pub(crate) fn did_you_mean<'n>(name: &str, names: impl Iterator<Item = &'n str>)
 }
 
 /// Returns the nearest of the existing names, if at most a third of its letters differ.
-fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+pub(crate) fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let with_distance = names.map(|other| (strsim::osa_distance(&name.to_lowercase(), &other.to_lowercase()), other));
     let near = with_distance.filter(|(distance, other)| *distance * 3 <= other.chars().count().max(3));
     near.min().map(|(_, other)| other)

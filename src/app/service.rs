@@ -22,7 +22,7 @@ use crate::error::backtraces::Trace;
 use crate::error::{Detail, Error, Status, location};
 use crate::http::error_pages;
 use crate::http::files::compression::{self, CompressedFiles};
-use crate::http::forms::idempotency;
+use crate::http::forms::{idempotency, refused_form};
 use crate::http::headers::Headers;
 #[cfg(unix)]
 use crate::http::live_reload::LiveReload;
@@ -136,7 +136,11 @@ impl Service {
         request.admit(self.scope.clone(), self.config.clone(), self.ids.next());
         self.security.identify(&mut request);
         let _entered = request.context().enter();
+        let outer = refused_form::begin(self.config.is_development());
         let response = caught(|| answer(&mut request));
+        if let Some(errors) = refused_form::end(outer) {
+            self.log_refused_form(&request, &errors);
+        }
         let response = self.finish(&mut request, response, began, started);
         // The headers may contain values of the application's types.
         panics::discard(request);
@@ -341,6 +345,13 @@ impl Service {
         let line = format!("{} refused with {status}: {}{at}", request.origin(), error.chain());
         let (error, status) = (Some(ErrorList(error.messages())), Some(status));
         let fields = LogFields { error, location, status, ..self.log_fields(request) };
+        log_fields::log("aside::http", Level::Info, &fields, format_args!("{}", escape(&line)));
+    }
+
+    /// Logs the messages of a form that the handler has refused. The page may not show them.
+    fn log_refused_form(&self, request: &Request, errors: &str) {
+        let line = format!("{}: form refused: {errors}", request.origin());
+        let fields = self.log_fields(request);
         log_fields::log("aside::http", Level::Info, &fields, format_args!("{}", escape(&line)));
     }
 

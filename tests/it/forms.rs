@@ -6,11 +6,24 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use aside::config::Mode;
 use aside::testing::{TestClient, TestResponse};
 use aside::{App, Config, Error, Form, Request, Response, Result, Status, Upload, context, redirect};
+use log::Level;
 use serde::Deserialize;
 
+use crate::logs;
+
 const FORM: &str = "application/x-www-form-urlencoded";
+
+fn app_config() -> Config {
+    Config::default()
+}
+
+fn production() -> Config {
+    let secrets = vec!["a secret of more than thirty-two bytes".to_owned()];
+    Config { mode: Mode::Production, secrets, ..Config::default() }
+}
 
 fn app() -> App {
     App::with_config(Config::default())
@@ -647,4 +660,129 @@ fn a_field_without_an_error_renders_as_blank() {
     let mut client = TestClient::new(app);
     assert_eq!(client.get("/").text(), "[||]");
     assert_eq!(client.post("/").form(&[("email", "a"), ("name", "b")]).send().text(), "[b|No.|]wrong1 wrong");
+}
+
+#[derive(Deserialize)]
+struct Booking {
+    email: String,
+    seats: u32,
+    /// A checkbox, which a browser does not send if it is not ticked.
+    terms: bool,
+    note: Option<String>,
+}
+
+fn booking_page(req: &mut Request, form: &Form<Booking>) -> Result<Response> {
+    Ok(req.render("booking.html", context! { form })?.status(form.status()))
+}
+
+/// Returns a client for a form with a page that shows the errors of the named fields.
+fn bookings(
+    config: Config,
+    shown: &[&str],
+    path: &str,
+    check: impl Fn(&mut Form<Booking>) + Send + Sync + 'static,
+) -> TestClient {
+    let shown: String = shown.iter().map(|name| format!("{{{{ form.errors.{name} }}}}")).collect();
+    TestClient::new(App::with_config(config).template("booking.html", &shown).post(path, move |req: &mut Request| {
+        let mut form: Form<Booking> = req.submitted()?;
+        check(&mut form);
+        match form.valid() {
+            Ok(new) => Ok(Response::text(format!("{} {} {} {:?}", new.email, new.seats, new.terms, new.note))),
+            Err(form) => booking_page(req, &form),
+        }
+    }))
+}
+
+#[test]
+fn the_log_has_the_messages_of_a_refused_form_once_and_not_the_values() {
+    logs::record();
+    let check = |form: &mut Form<Booking>| {
+        form.require(&["email", "note"]).check("seats", |new| new.seats <= 12, "At most 12.");
+    };
+    let mut client = bookings(app_config(), &["email", "seats", "note"], "/refused-logged", check);
+    let response = client.post("/refused-logged").form(&[("email", "ada"), ("seats", "1717"), ("note", " ")]).send();
+    assert_eq!(response.status_code(), 422);
+    let lines = logs::at(Level::Info, "/refused-logged");
+    let refused: Vec<_> = lines.iter().filter(|line| line.contains("form refused")).collect();
+    assert_eq!(refused.len(), 1, "{lines:?}");
+    let id = response.header("X-Request-Id").unwrap();
+    let expected = "form refused: note: Please fill this in.; seats: At most 12.";
+    assert_eq!(*refused[0], format!("aside::http: POST /refused-logged {id}: {expected}"));
+    assert!(logs::with("1717").is_empty(), "{lines:?}");
+    client.post("/refused-logged").form(&[("email", "ada"), ("seats", "2"), ("note", "x")]).send();
+    assert_eq!(logs::with("/refused-logged").iter().filter(|(_, line)| line.contains("form refused")).count(), 1);
+    assert!(logs::at(Level::Warn, "/refused-logged").is_empty());
+}
+
+#[test]
+fn an_error_that_a_page_does_not_show_has_a_warning_in_development() {
+    logs::record();
+    let check = |form: &mut Form<Booking>| {
+        form.require(&["email", "note"]).check("seats", |new| new.seats <= 12, "At most 12.").error("form", "Full.");
+    };
+    let send = |config, path: &str| {
+        bookings(config, &["email", "saets", "note"], path, check).post(path).form(&[("saets", "2")]).send();
+    };
+    send(app_config(), "/refused-hidden");
+    let warnings = logs::at(Level::Warn, "POST /refused-hidden ");
+    let hidden = "which booking.html does not show";
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].ends_with(&format!(": the form has an error for the field `form`, {hidden}")), "{warnings:?}");
+    let near = "it reads the error of `saets`";
+    let seats = format!(": the form has an error for the field `seats`, {hidden}; {near}");
+    assert!(warnings[1].starts_with("aside::http: ") && warnings[1].ends_with(&seats), "{warnings:?}");
+    send(production(), "/refused-production");
+    assert!(logs::at(Level::Warn, "POST /refused-production ").is_empty());
+    assert_eq!(logs::with("/refused-production").iter().filter(|(_, line)| line.contains("form refused")).count(), 1);
+}
+
+#[test]
+fn an_error_that_a_loop_shows_has_no_warning() {
+    logs::record();
+    let page = "{% for name, message in form.errors | items %}{{ name }}: {{ message }}{% endfor %}";
+    let app = app().template("loop.html", page).post("/refused-loop", |req: &mut Request| {
+        let form: Form<Booking> = req.submitted()?;
+        Ok::<_, Error>(req.render("loop.html", context! { form })?.status(form.status()))
+    });
+    let response = TestClient::new(app).post("/refused-loop").form(&[("email", "ada")]).send();
+    assert_eq!(response.text(), "seats: Please fill this in.");
+    assert!(logs::at(Level::Warn, "/refused-loop").is_empty());
+    assert_eq!(logs::at(Level::Info, "/refused-loop").len(), 2);
+}
+
+#[test]
+fn a_misspelled_field_in_the_code_has_a_warning_with_its_location_in_development() {
+    logs::record();
+    let line = line!() + 2;
+    let check = |form: &mut Form<Booking>| {
+        form.require(&["emial"]).check("saets", |_| true, "").try_check("seat", |_| Ok::<_, Error>(true), "").unwrap();
+    };
+    bookings(app_config(), &[], "/refused-misspelled", check)
+        .post("/refused-misspelled")
+        .form(&[("email", "a")])
+        .send();
+    for (name, field) in [("emial", "email"), ("saets", "seats"), ("seat", "seats")] {
+        let warnings = logs::at(Level::Warn, &format!("The form has no field `{name}`"));
+        let at = format!("(at tests/it/forms.rs:{line})");
+        let expected = format!("aside::http: The form has no field `{name}`; did you mean `{field}`? {at}");
+        assert_eq!(warnings, [expected]);
+    }
+}
+
+#[test]
+fn fields_that_are_not_sent_and_keys_of_errors_have_no_warning() {
+    logs::record();
+    let check = |form: &mut Form<Booking>| {
+        form.require(&["email"]).check("terms", |_| true, "").check("note", |_| true, "").check(
+            "seats[0]",
+            |_| true,
+            "",
+        );
+        form.check("emails", |_| true, "").error("payment", "Declined.").error("form", "Try another card.");
+    };
+    let mut client = bookings(app_config(), &["payment", "form"], "/refused-keys", check);
+    client.post("/refused-keys").form(&[("email", "ada"), ("emails", "sent"), ("seats", "2")]).send();
+    for name in ["terms", "note", "seats[0]", "emails", "payment", "form"] {
+        assert!(logs::at(Level::Warn, &format!("The form has no field `{name}`")).is_empty(), "{name}");
+    }
 }

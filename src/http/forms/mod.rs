@@ -6,3 +6,4 @@ pub(crate) mod form;
 pub(crate) mod idempotency;
 pub(crate) mod json;
 pub(crate) mod multipart;
+pub(crate) mod refused_form;

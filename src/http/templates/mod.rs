@@ -23,7 +23,7 @@ use serde::Serialize;
 use super::files;
 use super::files::folder::{Embedded, Folder, Place};
 use super::files::folders::StaticFolders;
-use super::forms::idempotency;
+use super::forms::{idempotency, refused_form};
 use super::html::write_escaped;
 use super::request::Request;
 use super::response::Response;
@@ -336,6 +336,9 @@ impl Request {
         let context = merge_maps(contexts);
         let page =
             live_function::with_function(self, |live| templates.render(name, merge_maps([live, context]))).or_here()?;
+        if self.config().is_development() {
+            refused_form::warn_of_hidden_errors(name, self.origin());
+        }
         provided.session_view.note(self);
         if provided.has_shown.load(Ordering::Relaxed) {
             session::note_shown(self);

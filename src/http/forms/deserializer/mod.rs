@@ -29,6 +29,8 @@ pub(crate) struct Reading<T> {
     /// The value. A field with a refusal holds a stand-in: 1, `false` or an empty value.
     pub(crate) value: Option<T>,
     pub(crate) refusals: Vec<Refusal>,
+    /// The names of the type's fields; empty if it is a map or has `#[serde(flatten)]`.
+    pub(crate) names: &'static [&'static str],
 }
 
 /// The way in which a field is read: at first, and after a failure.
@@ -79,6 +81,7 @@ struct Attempt<'a> {
     named: RefCell<HashSet<usize>>,
     with_brackets: RefCell<Vec<&'static str>>,
     is_map: Cell<bool>,
+    names: Cell<&'static [&'static str]>,
 }
 
 impl<'a> Attempt<'a> {
@@ -97,6 +100,7 @@ impl<'a> Attempt<'a> {
             named: RefCell::default(),
             with_brackets: RefCell::default(),
             is_map: Cell::new(false),
+            names: Cell::new(&[]),
         }
     }
 
@@ -106,14 +110,14 @@ impl<'a> Attempt<'a> {
         let mut refusals = Vec::new();
         loop {
             let refusal = match T::deserialize(Root(&self)) {
-                Ok(value) => return Ok(Reading { value: Some(value), refusals }),
+                Ok(value) => return Ok(Reading { value: Some(value), refusals, names: self.names.get() }),
                 Err(refusal) => refusal,
             };
             if let Some(literal) = self.other_names(&refusal) {
                 return Err(literal);
             }
             if !self.record(refusal, &mut refusals) || refusals.len() >= MAX_REFUSALS {
-                return Ok(Reading { value: None, refusals });
+                return Ok(Reading { value: None, refusals, names: self.names.get() });
             }
         }
     }
@@ -239,6 +243,7 @@ impl<'a> de::Deserializer<'a> for Root<'a> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Refusal> {
+        self.0.names.set(fields);
         let with_brackets = fields.iter().copied().filter(|name| name.contains('['));
         if self.0.literal == Literal::Nothing && with_brackets.clone().next().is_some() {
             self.0.with_brackets.borrow_mut().extend(with_brackets);

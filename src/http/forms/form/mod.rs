@@ -7,6 +7,7 @@
 mod for_templates;
 
 use std::collections::BTreeMap;
+use std::panic::Location;
 
 use percent_encoding::percent_decode;
 use serde::de::DeserializeOwned;
@@ -17,6 +18,7 @@ use super::deserializer::{self, Reading};
 use super::field_path::Sent;
 use super::idempotency;
 use super::multipart::{Multipart, Part, too_many_fields};
+use super::refused_form;
 use crate::error::{Error, OrHere, Result, Status};
 use crate::http::input::FromInput;
 use crate::http::request::Request;
@@ -298,12 +300,18 @@ fn check_count(count: usize, limit: usize, noun: &str) -> Result<()> {
 /// A name with brackets is looked up with them: `form.values["address[city]"]`, `form.errors["items[0][name]"]`. A
 /// field that was not sent is blank in `values`, and a field without an error is blank in `errors`. An error of the
 /// whole form is under `form`. Do not fill in a password again.
+///
+/// The log has the messages of a form that has errors when the handler calls [`valid`](Form::valid), [`is_valid`](Form::is_valid)
+/// or [`status`](Form::status), at `info` for `aside::http`. In development it also has a warning for each error that the page does
+/// not show, and for each misspelled field in a call of the handler.
 #[derive(Debug, Clone)]
 pub struct Form<T> {
     lists: BTreeMap<String, Vec<String>>,
     errors: BTreeMap<String, String>,
     /// The value, with stand-ins for the fields that could not be read.
     value: Option<T>,
+    /// The names of the type's fields, if the form was sent and its type has named fields.
+    names: &'static [&'static str],
 }
 
 /// The key of an error that belongs to no single field.
@@ -311,7 +319,7 @@ const WHOLE: &str = "form";
 
 impl<T> Default for Form<T> {
     fn default() -> Form<T> {
-        Form { lists: BTreeMap::new(), errors: BTreeMap::new(), value: None }
+        Form { lists: BTreeMap::new(), errors: BTreeMap::new(), value: None, names: &[] }
     }
 }
 
@@ -328,7 +336,9 @@ impl<T> Form<T> {
     /// let form: aside::Form<Order> = aside::Form::empty().with("quantity", 1);
     /// assert_eq!(form.typed_in("quantity"), "1");
     /// ```
+    #[track_caller]
     pub fn with(mut self, field: &str, text: impl ToString) -> Form<T> {
+        self.check_name(field);
         self.lists.entry(field.to_owned()).or_default().push(text.to_string());
         self
     }
@@ -344,14 +354,18 @@ impl<T> Form<T> {
     }
 
     /// Sets the error of a field, such as one that only the database can find. `"form"` stands for the whole form.
+    #[track_caller]
     pub fn error(&mut self, field: &str, message: impl Into<String>) -> &mut Form<T> {
+        self.check_name(field);
         self.errors.insert(field.to_owned(), message.into());
         self
     }
 
     /// Adds an error for each of the fields that is blank or missing. White space alone is blank.
+    #[track_caller]
     pub fn require(&mut self, fields: &[&str]) -> &mut Form<T> {
         for field in fields {
+            self.check_name(field);
             let blank = self.lists.get(*field).is_none_or(|texts| texts.iter().all(|text| text.trim().is_empty()));
             if blank {
                 self.first_error(field, "Please fill this in.");
@@ -366,6 +380,7 @@ impl<T> Form<T> {
     /// Other fields may have errors at the same time, so that the user sees all errors at once; fields that could not
     /// be read are 1, `false` or empty in the value that the rule gets. Use [`check_together`](Form::check_together)
     /// for a rule over several fields.
+    #[track_caller]
     pub fn check(&mut self, field: &str, rule: impl FnOnce(&T) -> bool, message: impl Into<String>) -> &mut Form<T> {
         self.check_together(&[field], rule, message)
     }
@@ -384,12 +399,16 @@ impl<T> Form<T> {
     ///     Ok(())
     /// }
     /// ```
+    #[track_caller]
     pub fn check_together(
         &mut self,
         fields: &[&str],
         rule: impl FnOnce(&T) -> bool,
         message: impl Into<String>,
     ) -> &mut Form<T> {
+        for field in fields {
+            self.check_name(field);
+        }
         let sound = !fields.iter().any(|field| self.errors.contains_key(*field));
         let broken = sound && self.value.as_ref().is_some_and(|value| !rule(value));
         if broken {
@@ -414,6 +433,7 @@ impl<T> Form<T> {
     ///
     /// # Errors
     /// The error of the rule.
+    #[track_caller]
     pub fn try_check<E>(
         &mut self,
         field: &str,
@@ -425,17 +445,36 @@ impl<T> Form<T> {
         failed.map_or(Ok(self), Err)
     }
 
+    /// Warns in development if the code of the caller misspells a field's name.
+    #[track_caller]
+    fn check_name(&self, field: &str) {
+        let root = field.split('[').next().unwrap_or_default();
+        let is_known = [field, root].iter().any(|name| self.names.contains(name) || self.lists.contains_key(*name));
+        if !is_known && field != WHOLE && !self.names.is_empty() {
+            refused_form::warn_if_misspelled(root, self.names.iter().copied(), Location::caller());
+        }
+    }
+
+    /// Notes the errors of a form that the handler refuses, for the log.
+    fn note_refusal(&self) {
+        if !self.errors.is_empty() {
+            refused_form::note(&self.errors);
+        }
+    }
+
     fn first_error(&mut self, field: &str, message: impl Into<String>) {
         self.errors.entry(field.to_owned()).or_insert_with(|| message.into());
     }
 
     /// Returns the status of the page that shows the form: 422 if the form has errors, 200 otherwise.
     pub fn status(&self) -> Status {
+        self.note_refusal();
         if self.errors.is_empty() { Status::OK } else { Status::UNPROCESSABLE_CONTENT }
     }
 
     /// Returns true if the form was sent and has no errors.
     pub fn is_valid(&self) -> bool {
+        self.note_refusal();
         self.errors.is_empty() && self.value.is_some()
     }
 
@@ -450,6 +489,7 @@ impl<T> Form<T> {
     /// # Errors
     /// The form itself, to be shown again, if it has errors.
     pub fn valid(mut self) -> Result<T, Form<T>> {
+        self.note_refusal();
         match self.value.take() {
             Some(value) if self.errors.is_empty() => Ok(value),
             value => Err(Form { value, ..self }),
@@ -459,8 +499,8 @@ impl<T> Form<T> {
 
 impl<T: DeserializeOwned> Form<T> {
     fn typed(sent: Vec<(String, Sent)>) -> Form<T> {
-        let Reading { value, refusals } = deserializer::read(&sent);
-        let mut form = Form { value, ..Form::default() };
+        let Reading { value, refusals, names } = deserializer::read(&sent);
+        let mut form = Form { value, names, ..Form::default() };
         for refusal in refusals {
             form.first_error(refusal.field.as_deref().unwrap_or(WHOLE), refusal.friendly());
         }
