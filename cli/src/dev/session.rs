@@ -118,8 +118,8 @@ impl Session {
         }
         // Until the new build serves, the former one may lack what a changed template uses, such as a route.
         self.reload_is_due |= changes.page;
-        if changes.code.is_none() {
-            self.reload_if_due();
+        if changes.page && changes.code.is_none() {
+            self.tell_pages();
         }
         let Some(file) = changes.code else { return self.start_again() };
         say(&format!("{} changed", file.strip_prefix(&self.parts.root).unwrap_or(&file).display()));
@@ -135,13 +135,21 @@ impl Session {
         self.start_site(program)
     }
 
-    /// Tells the pages to reload if a template or a static file has changed, and no newer build is on its way.
-    fn reload_if_due(&mut self) {
-        let has_newer =
-            self.build.is_some() || self.starting.is_some() || self.waiting.is_some() || self.former.is_some();
-        if !has_newer && std::mem::take(&mut self.reload_is_due) {
-            self.parts.board.update(|state| state.changed = board::now());
+    /// Tells pages which process serves, and to reload if a template or a static file has changed: not before the build that may
+    /// belong to the change has come to its end.
+    fn tell_pages(&mut self) {
+        let has_newer = self.build.is_some() || self.starting.is_some() || self.waiting.is_some();
+        if self.former.is_some() || self.reload_is_due && has_newer {
+            return;
         }
+        let reload_is_due = std::mem::take(&mut self.reload_is_due);
+        let serving = self.serving.as_ref().map(|site| site.number);
+        self.parts.board.update(|state| {
+            state.build = serving.unwrap_or(state.build);
+            if reload_is_due {
+                state.changed = board::now();
+            }
+        });
     }
 
     /// Starts a build, in place of one that runs.
@@ -199,7 +207,7 @@ impl Session {
             state.progress = String::new();
             state.problem = Some(Problem { title: format!("{title}{serves}"), details: html(details) });
         });
-        self.reload_if_due();
+        self.tell_pages();
     }
 
     fn start_site(&mut self, program: PathBuf) -> io::Result<()> {
@@ -207,7 +215,7 @@ impl Session {
         if self.serving.is_some() && self.starting.is_none() && self.started == Some((program.clone(), modified)) {
             // Only what the program is not made of has changed.
             self.parts.board.update(|state| state.progress = String::new());
-            self.reload_if_due();
+            self.tell_pages();
             return Ok(());
         }
         self.abandon_start();
@@ -299,7 +307,10 @@ impl Session {
                 self.announce_later(former.number);
                 self.stopping.push(former);
             }
-            None => self.announce(),
+            None => {
+                self.former = None;
+                self.tell_pages();
+            }
         }
     }
 
@@ -315,18 +326,9 @@ impl Session {
     }
 
     fn announce_after(&mut self, former: u64) {
-        if self.former == Some(former) {
-            self.announce();
+        if self.former.take_if(|number| *number == former).is_some() {
+            self.tell_pages();
         }
-    }
-
-    /// Tells pages which process serves.
-    fn announce(&mut self) {
-        self.former = None;
-        if let Some(site) = &self.serving {
-            self.parts.board.update(|state| state.build = site.number);
-        }
-        self.reload_if_due();
     }
 
     fn ended(&mut self, number: u64, status: &str, lines: &str) -> io::Result<()> {

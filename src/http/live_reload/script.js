@@ -7,7 +7,8 @@
     :host { all: initial }
     div { position: fixed; z-index: 2147483647; inset: auto 0 0 0; max-height: 80vh; overflow: auto; padding: 1rem;
       background: #1d1f21; color: #e8e8e8; font: 14px/1.5 system-ui, sans-serif; border-top: 4px solid #c33 }
-    div.note { inset: auto 1rem 1rem auto; max-width: calc(100vw - 4rem); padding: .4rem .8rem; border: 0; border-radius: 6px }
+    div.note { inset: auto 1rem 1rem auto; max-width: calc(100vw - 4rem); padding: .4rem .8rem; border: 0; border-radius: 6px;
+      white-space: pre-wrap }
     div[hidden] { display: none }
     pre { margin: .75rem 0 0; font: 13px/1.45 ui-monospace, monospace; white-space: pre; overflow-x: auto }
     button { float: right; font: inherit }
