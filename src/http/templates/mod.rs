@@ -116,7 +116,10 @@ impl Templates {
             return Ok(());
         }
         let processing = Processing::begin(req)?;
-        self.context_processors.iter().try_for_each(|process| Ok(contexts.push(process(processing.0)?)))
+        for process in &self.context_processors {
+            contexts.push(process(processing.0)?);
+        }
+        Ok(())
     }
 
     /// Adds a compiled-in template: `include_str!("../../templates/page.html")`.
