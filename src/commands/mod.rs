@@ -16,7 +16,7 @@ use self::arguments::Command;
 use self::list::help;
 use crate::app::App;
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::random;
 
 /// The exit status for arguments that are not a command, as of a shell's own commands.
@@ -122,7 +122,7 @@ impl App {
             Command::Check => self.check_settings(),
             // The location of `main` in a backtrace says nothing about a job that cannot be changed.
             #[cfg(feature = "jobs")]
-            Command::Jobs(command) => jobs::run(&self, command).map_err(Error::without_backtrace),
+            Command::Jobs(command) => jobs::run(&self, command).map_err(|error| error.without_backtrace()),
             _ => Ok(self.with_panel().build()?.route_lines().into()),
         }
     }
