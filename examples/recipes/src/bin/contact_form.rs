@@ -7,7 +7,8 @@ const PAGE: &str = r#"<!doctype html><title>Contact</title>
 {% for flash in flashes %}<p>{{ flash.message }}</p>{% endfor %}
 <form method="post">{{ once() }}
   <p>Your address: <input name="email" value="{{ form.values.email }}"> {{ form.errors.email }}</p>
-  <p><textarea name="text">{{ form.values.text }}</textarea> {{ form.errors.text }}</p>
+  <p><textarea name="text">
+{{ form.values.text }}</textarea> {{ form.errors.text }}</p>
   <button>Send</button>
 </form>"#;
 
