@@ -19,7 +19,13 @@ struct Login {
 }
 
 fn main() -> Result<()> {
-    App::main_with(|config| app(config, "data/admin_area.db", &std::env::var("ADMIN_PASSWORD")?))
+    App::main_with(|config| {
+        app(
+            config,
+            "data/admin_area.db",
+            &std::env::var("ADMIN_PASSWORD")?,
+        )
+    })
 }
 
 fn app(config: Config, db: &str, password: &str) -> Result<App> {
