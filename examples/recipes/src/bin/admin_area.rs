@@ -19,13 +19,8 @@ struct Login {
 }
 
 fn main() -> Result<()> {
-    App::main_with(|config| {
-        app(
-            config,
-            "data/admin_area.db",
-            &std::env::var("ADMIN_PASSWORD")?,
-        )
-    })
+    let password = || std::env::var("ADMIN_PASSWORD");
+    App::main_with(|config| app(config, "data/admin_area.db", &password()?))
 }
 
 fn app(config: Config, db: &str, password: &str) -> Result<App> {
