@@ -4,14 +4,18 @@
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use super::board::Board;
 use super::request_head::{RequestHead, host, is_fixed};
 
-/// How often something is written, to notice that a page was left.
+/// How often something is written, to notice that a page was left. A page that reads nothing for as long is left, too.
 const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// The most streams, each with a thread. Further connections are closed; a browser tries again.
+const MOST_STREAMS: usize = 100;
 
 /// Listens beside the site: on the next port, which is then known for a firewall or a tunnel, or on another one if that is in use.
 pub fn listen(site: SocketAddr) -> io::Result<TcpListener> {
@@ -22,16 +26,25 @@ pub fn listen(site: SocketAddr) -> io::Result<TcpListener> {
 /// Serves the streams in the background.
 pub fn serve(listener: TcpListener, board: Arc<Board>) {
     thread::spawn(move || {
+        let streams = Arc::new(AtomicUsize::new(0));
         for stream in listener.incoming().filter_map(Result::ok) {
-            let board = board.clone();
-            // An error means that the browser has closed the connection.
-            thread::spawn(move || drop(follow(&stream, &board)));
+            if streams.load(Ordering::Relaxed) >= MOST_STREAMS {
+                continue;
+            }
+            streams.fetch_add(1, Ordering::Relaxed);
+            let (board, streams) = (board.clone(), streams.clone());
+            thread::spawn(move || {
+                // An error means that the browser has closed the connection.
+                let _ = follow(&stream, &board);
+                streams.fetch_sub(1, Ordering::Relaxed);
+            });
         }
     });
 }
 
 fn follow(mut stream: &TcpStream, board: &Board) -> io::Result<()> {
-    let head = RequestHead::read(stream)?;
+    stream.set_write_timeout(Some(HEARTBEAT))?;
+    let head = RequestHead::of(stream)?;
     let Some(origin) = allowed_origin(&head) else {
         let message = "This is the event stream of `aside dev`, for the pages of the site.\n";
         return write!(
@@ -68,7 +81,32 @@ fn allowed_origin(head: &RequestHead) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::time::Instant;
+
     use super::*;
+
+    #[test]
+    fn a_stream_beyond_the_limit_is_closed_until_another_page_is_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, board) = (listener.local_addr().unwrap(), Arc::new(Board::default()));
+        serve(listener, board.clone());
+        let begin = || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            let head = format!("GET / HTTP/1.1\r\nHost: {address}\r\nOrigin: http://127.0.0.1:8000\r\n\r\n");
+            let (mut status, sent) = ([0; 12], stream.write_all(head.as_bytes()));
+            let begins = sent.and_then(|()| stream.read_exact(&mut status)).is_ok() && status == *b"HTTP/1.1 200";
+            begins.then_some(stream)
+        };
+        let streams: Vec<_> = (0..MOST_STREAMS).map(|_| begin().expect("a stream")).collect();
+        assert!(begin().is_none());
+        drop(streams);
+        let until = Instant::now() + Duration::from_secs(60);
+        while begin().is_none() {
+            assert!(Instant::now() < until, "no place becomes free");
+            board.update(|_| ());
+        }
+    }
 
     #[test]
     fn only_pages_of_the_same_fixed_host_may_read_the_stream() {

@@ -3,13 +3,13 @@
 //! A navigation gets a page that shows the progress of the build. Every other request is held until a process serves, and then
 //! forwarded byte for byte.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -25,9 +25,6 @@ const FULL: Duration = Duration::from_millis(50);
 
 /// How often a held connection is checked, so that one whose client has left takes no place.
 const CHECK: Duration = Duration::from_millis(500);
-
-/// How long a client may take until the end of a head.
-const LONGEST_HEAD: Duration = Duration::from_secs(10);
 
 /// What the threads of the connections share.
 struct Shared {
@@ -111,8 +108,7 @@ fn hold(stream: TcpStream, shared: &Arc<Shared>) {
 
 fn serve(mut stream: &TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_nonblocking(false)?; // macOS inherits the mode of the listener
-    let head = RequestHead::read(Timed { stream, until: Instant::now() + LONGEST_HEAD })?;
-    stream.set_read_timeout(None)?;
+    let head = RequestHead::of(stream)?;
     if head.0.is_empty() {
         return Ok(());
     }
@@ -133,23 +129,6 @@ fn serve(mut stream: &TcpStream, shared: &Shared) -> io::Result<()> {
     let mut site = stream.local_addr()?;
     site.set_port(shared.site);
     forward(stream, &head.0, TcpStream::connect(site)?)
-}
-
-/// A connection that is read up to a moment.
-struct Timed<'s> {
-    stream: &'s TcpStream,
-    until: Instant,
-}
-
-impl Read for Timed<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ErrorKind::TimedOut.into());
-        }
-        self.stream.set_read_timeout(Some(left))?;
-        self.stream.read(buffer)
-    }
 }
 
 /// Returns true if the client has given up, so that a form is not processed which the user has sent again since.
@@ -196,6 +175,7 @@ fn copy(mut from: &TcpStream, mut to: &TcpStream) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::net::SocketAddr;
 
     use super::*;

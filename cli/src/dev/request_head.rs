@@ -1,15 +1,29 @@
 //! The head of an HTTP request: as much of it as `aside dev` needs.
 
-use std::io::{self, Read};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::io::{self, ErrorKind, Read};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
+use std::time::{Duration, Instant};
 
 /// The most bytes of a head. A longer one is left to the site.
 const MOST: usize = 64 << 10;
+
+/// How long a client may take until the end of a head.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// The bytes that a client has sent, at least to the end of the head.
 pub struct RequestHead(pub Vec<u8>);
 
 impl RequestHead {
+    /// Reads the head from a connection.
+    ///
+    /// # Errors
+    /// An error of the connection, or if the head takes more than ten seconds.
+    pub fn of(stream: &TcpStream) -> io::Result<RequestHead> {
+        let head = RequestHead::read(Timed { stream, until: Instant::now() + LONGEST })?;
+        stream.set_read_timeout(None)?;
+        Ok(head)
+    }
+
     /// Reads to the end of the head. Bytes of the body may follow it.
     pub fn read(mut from: impl Read) -> io::Result<RequestHead> {
         let (mut bytes, mut buffer) = (Vec::new(), [0; 8 << 10]);
@@ -44,6 +58,23 @@ impl RequestHead {
     }
 }
 
+/// A connection that is read up to a moment.
+struct Timed<'s> {
+    stream: &'s TcpStream,
+    until: Instant,
+}
+
+impl Read for Timed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.read(buffer)
+    }
+}
+
 /// Returns true for an address and for `localhost`. Any other name may have been made to point here by another site, whose pages
 /// then count as pages of this server (DNS rebinding).
 pub fn is_fixed(host: &str) -> bool {
@@ -62,6 +93,9 @@ pub fn host(authority: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
     use super::*;
 
     fn head(text: &str) -> RequestHead {
@@ -80,6 +114,17 @@ mod tests {
         assert!(!is_navigation("GET", "Accept: */*"));
         assert!(!is_navigation("HEAD", "Accept: text/html"));
         assert!(!head("GET / HTTP/1.1\r\n\r\nAccept: text/html\r\n").is_navigation(), "it stands in the body");
+    }
+
+    #[test]
+    fn a_head_that_never_ends_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+        let soon = Timed { stream: &stream, until: Instant::now() + Duration::from_millis(20) };
+        let kind = RequestHead::read(soon).err().unwrap().kind();
+        assert!(matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{kind}");
     }
 
     #[test]
