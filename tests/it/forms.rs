@@ -700,7 +700,7 @@ fn the_log_has_the_messages_of_a_refused_form_once_and_not_the_values() {
         form.require(&["email", "note"]).check("seats", |new| new.seats <= 12, "At most 12.");
     };
     let mut client = bookings(app_config(), &["email", "seats", "note"], "/refused-logged", check);
-    let response = client.post("/refused-logged").form(&[("email", "ada"), ("seats", "1717"), ("note", " ")]).send();
+    let response = client.post("/refused-logged").form(&[("email", "zebra"), ("seats", "17"), ("note", " ")]).send();
     assert_eq!(response.status_code(), 422);
     let lines = logs::at(Level::Info, "/refused-logged");
     let refused: Vec<_> = lines.iter().filter(|line| line.contains("form refused")).collect();
@@ -708,7 +708,7 @@ fn the_log_has_the_messages_of_a_refused_form_once_and_not_the_values() {
     let id = response.header("X-Request-Id").unwrap();
     let expected = "form refused: note: Please fill this in.; seats: At most 12.";
     assert_eq!(*refused[0], format!("aside::http: POST /refused-logged {id}: {expected}"));
-    assert!(logs::with("1717").is_empty(), "{lines:?}");
+    assert!(logs::with("/refused-logged").iter().all(|(_, line)| !line.contains("zebra")), "{lines:?}");
     client.post("/refused-logged").form(&[("email", "ada"), ("seats", "2"), ("note", "x")]).send();
     assert_eq!(logs::with("/refused-logged").iter().filter(|(_, line)| line.contains("form refused")).count(), 1);
     assert!(logs::at(Level::Warn, "/refused-logged").is_empty());
