@@ -6,7 +6,7 @@ use aside::config::Mode;
 use aside::routing::get;
 use aside::testing::TestClient;
 use aside::{
-    App, Config, Error, Jobs, Json, Live, Mail, Request, Response, Result, Status, Task, TaskContext, context, redirect,
+    App, Config, Error, Jobs, Json, Live, Request, Response, Result, Status, Task, TaskContext, context, redirect,
 };
 use log::Level;
 
@@ -316,19 +316,28 @@ fn all_templates_have_the_filters_globals_and_contexts_of_the_application() {
         .context_processor(|req| Ok(context! { at => req.path(), who => "processor" }));
     let app = App::with_config(Config::default())
         .template("page.html", "{{ price | money }} {{ site }} {{ at }} {{ who }} {{ path }}")
-        .template("mail.txt", "{{ 1250 | money }} for {{ site }}")
         .template_global("site", "Darkroom & co")
         .template_global("who", "global")
         .context_processor(|_| Ok(context! { who => "earlier" }))
         .mount("/shop", shop)
         .get("/a", |req: &mut Request| req.render("page.html", context! { price => 1250 }))
-        .get("/b", |req: &mut Request| req.render("page.html", context! { price => 5, who => "page" }))
-        .post("/mail", |_req| {
-            Mail::to("ada@example.org").subject("Paid").template("mail.txt", context! {}).send();
-        });
+        .get("/b", |req: &mut Request| req.render("page.html", context! { price => 5, who => "page" }));
     let mut client = TestClient::new(app);
     assert_eq!(client.get("/a").text(), "12.50 &lt;€&gt; Darkroom &amp; co /a processor /a");
     assert_eq!(client.get("/b").text(), "0.05 &lt;€&gt; Darkroom &amp; co /b page /b");
+}
+
+#[cfg(feature = "mail")]
+#[test]
+fn the_templates_of_mails_have_the_filters_and_globals_of_the_application() {
+    let app = App::with_config(Config::default())
+        .template("mail.txt", "{{ 1250 | money }} for {{ site }}")
+        .template_filter("money", |cents: i64| format!("{}.{:02} <€>", cents / 100, cents % 100))
+        .template_global("site", "Darkroom & co")
+        .post("/mail", |_req| {
+            aside::Mail::to("ada@example.org").subject("Paid").template("mail.txt", context! {}).send();
+        });
+    let mut client = TestClient::new(app);
     client.post("/mail").send();
     client.drain();
     assert_eq!(client.outbox()[0].text.as_deref(), Some("12.50 <€> for Darkroom & co"));

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
+#[cfg(feature = "mail")]
 use aside::config::Mode;
 use aside::failures::{FailureKind, FailureReport};
 use aside::tasks::Retry;
