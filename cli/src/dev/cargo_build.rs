@@ -95,7 +95,7 @@ fn command(folder: &Path, options: &[String]) -> Command {
         .args(options)
         .args(["--color", "always", "--message-format", "json-render-diagnostics"])
         .current_dir(folder)
-        // The pages show it; its output is no terminal.
+        // Pages show the progress, and Cargo writes none to a pipe.
         .env("CARGO_TERM_PROGRESS_WHEN", "always")
         .env("CARGO_TERM_PROGRESS_WIDTH", "80")
         .stdin(Stdio::null())

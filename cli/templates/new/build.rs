@@ -1,4 +1,4 @@
-//! Makes a release build look at the embedded folders: a new file in one of them is no change of the code.
+//! Makes a release build look at the embedded folders: Cargo does not notice a new file by itself.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

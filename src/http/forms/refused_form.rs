@@ -1,7 +1,7 @@
 //! The refused form of the request that this thread handles, for the log.
 //!
-//! A handler responds to a refused form with a page, which is no error for the framework. If the page does not show the
-//! messages, since a field's name is misspelled in the code or in a template, only the log has the reason.
+//! A handler responds to a refused form with a page, and the framework sees no error. If a field's name is misspelled in the code or
+//! in a template, the page does not show its message, and only the log has the reason.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
